@@ -1,0 +1,21 @@
+"""omgbench: evaluate multimodal LLMs at image, object and pixel level."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from omgbench.api import Evaluation, evaluate, load_results
+
+__all__ = ["Evaluation", "__version__", "evaluate", "load_results"]
+
+
+def __getattr__(name: str) -> Any:
+    # The Python API imports numpy and pydantic; the command line's help must not pay for that.
+    if name in ("Evaluation", "evaluate", "load_results"):
+        from omgbench import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'omgbench' has no attribute {name!r}")
