@@ -65,14 +65,17 @@ class Placement:
     """Where and how a model is to be loaded. Only adapters touch devices.
 
     Attributes:
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        device: "auto", "cpu", "cuda", "cuda:1", "mps". With "auto" and several devices, take number
+            `worker % count`.
         dtype: "auto" = the checkpoint's own; else "float32", "bfloat16", "float16".
         offline: nothing may be fetched.
+        worker: number of this worker process, from 0.
     """
 
     device: str = "auto"
     dtype: str = "auto"
     offline: bool = True
+    worker: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,110 @@
+"""`omgbench show` and `omgbench table`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from omgbench.cli.options import json_option
+
+if TYPE_CHECKING:
+    from omgbench.api import Evaluation
+    from omgbench.store import ResultRecord
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@json_option
+def show(runs: tuple[Path, ...], as_json: bool) -> int:
+    """Show every number of runs, with coverage, marks and what made them."""
+    from omgbench.api import load_results
+
+    print_results(load_results(*runs), as_json, details=True)
+    return 0
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  omgbench table omgbench_runs/*
+  omgbench table runs/mine --published --format latex --output table.tex
+"""
+)
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["text", "markdown", "latex", "csv"]),
+    default="markdown",
+    show_default=True,
+)
+@click.option("--published", is_flag=True, help="Add the papers' rows for the same columns, marked as published.")
+@click.option("--metrics", type=click.Choice(["primary", "all"]), default="primary", show_default=True)
+@click.option(
+    "--digits", type=click.IntRange(0, 12), default=1, show_default=True, help="Decimals on the display scale."
+)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
+def table(runs: tuple[Path, ...], format_: Any, published: bool, metrics: str, digits: int, output: Path | None) -> int:
+    """Make a table of results, one row per model."""
+    from omgbench.api import load_results
+    from omgbench.reports.tables import render_table
+    from omgbench.store import atomic_write_text
+
+    results = load_results(*runs).results
+    text = render_table(results, format=format_, published=published, all_metrics=metrics == "all", digits=digits)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        atomic_write_text(output, text)
+        click.echo(f"wrote {output}")
+    return 0
+
+
+def print_results(evaluation: Evaluation, as_json: bool, details: bool = False) -> None:
+    """Print results as the run and show commands do."""
+    if as_json:
+        value = {
+            "complete": evaluation.complete,
+            "out": str(evaluation.out) if evaluation.out else None,
+            "left_out": dict(evaluation.left_out),
+            "results": [json.loads(result.to_json()) for result in evaluation.results],
+        }
+        click.echo(json.dumps(value, indent=1))
+        return
+    if evaluation.results:
+        from omgbench.reports.tables import render_table
+
+        click.echo(render_table(evaluation.results, format="text"))
+    for result in evaluation.results:
+        _print_result(result, details)
+    for label, why in evaluation.left_out.items():
+        click.echo(f"{label} is left out: {why}")
+    if evaluation.out is not None and evaluation.results:
+        click.echo(f"results: {evaluation.out}   tables: omgbench table {evaluation.out} --published")
+
+
+def _print_result(result: ResultRecord, details: bool) -> None:
+    from omgbench.reports.tables import format_value
+
+    statuses = ", ".join(f"{count} {name}" for name, count in result.coverage.statuses.items())
+    coverage = f"{result.coverage.answered}/{result.coverage.n_samples} answered ({statuses})"
+    click.echo(f"{result.label}  {result.model.name}  {coverage}")
+    if details:
+        for metric in result.metrics:
+            note = f"  {metric.note}" if metric.note else ""
+            raw = "" if metric.value is None else f"  ({metric.value!r})"
+            click.echo(f"  {metric.name:<22} {format_value(metric, 2):>12}  n={metric.n}{raw}{note}")
+        click.echo(
+            f"  weights {result.model.weights}, code {result.model.code[:8]}, requests {result.data.requests[:8]}"
+        )
+        click.echo(f"  {result.finished}, {result.duration_s:g} s, omgbench {result.environment.get('omgbench', '?')}")
+    if result.marks:
+        click.echo(f"  marked: {'; '.join(result.marks)}")
+    for reason in result.reasons:
+        click.echo(f"  {'incomplete' if not result.complete else 'note'}: {reason}")
+    if result.determinism:
+        found = result.determinism
+        click.echo(f"  determinism: {found['agree']} of {found['n']} answers equal at batch size {found['batch_size']}")

@@ -1,0 +1,1 @@
+"""Metrics: masks, boxes and text in, exact mergeable sums out."""

@@ -1,0 +1,1 @@
+"""From result records and published numbers to tables."""

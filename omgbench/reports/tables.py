@@ -1,0 +1,323 @@
+"""Tables of results: terminal, Markdown, LaTeX (booktabs), CSV. Every number carries its coverage and its marks."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from omgbench.errors import UserError
+from omgbench.reports.published import PublishedNumber, published_numbers
+from omgbench.store import MetricRecord, ResultRecord
+
+Format = Literal["text", "markdown", "latex", "csv"]
+NOT_COMPUTED = "not computed"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One number of one split: the head of a column."""
+
+    task: str
+    title: str
+    subset: str
+    split: str
+    metric: str
+    factor: float
+
+    @property
+    def head(self) -> str:
+        """`RefCOCO val cIoU`."""
+        subset = f" ({self.subset})" if self.subset else ""
+        return f"{self.title}{subset} {self.split} {self.metric}"
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What a number must agree in to stand in this column."""
+        return (self.task, self.subset, self.split, self.metric)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One number as shown, and the numbers of the notes that belong to it."""
+
+    text: str
+    notes: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return self.text + (f" [{','.join(map(str, self.notes))}]" if self.notes else "")
+
+
+@dataclass(slots=True)
+class Row:
+    """One model: its entries by column key, and its coverage."""
+
+    model: str
+    published: bool
+    entries: dict[tuple[str, str, str, str], Entry] = field(default_factory=dict)
+    coverage: str = ""
+
+
+@dataclass(slots=True)
+class Table:
+    """Columns, rows, and the notes that its marks refer to."""
+
+    columns: list[Column]
+    rows: list[Row]
+    notes: list[str]
+
+
+def format_value(metric: MetricRecord, digits: int = 1) -> str:
+    """A number as tables show it: display scale, one decimal; the unrounded value is in the record."""
+    if metric.value is None:
+        return NOT_COMPUTED
+    return f"{metric.value * metric.display_factor:.{digits}f}"
+
+
+def render_table(
+    results: Sequence[ResultRecord],
+    *,
+    format: Format = "markdown",
+    published: bool = False,
+    all_metrics: bool = False,
+    digits: int = 1,
+) -> str:
+    """A table with models as rows and numbers as columns.
+
+    Args:
+        format: text, markdown, latex or csv.
+        published: also the papers' rows for the same columns, marked as published.
+        all_metrics: every metric, not the primary ones only.
+        digits: decimals on the display scale.
+
+    Raises:
+        UserError: there is nothing to show, or the format is unknown.
+    """
+    if not results:
+        raise UserError("there is no result to show", hint="omgbench run makes one")
+    writers = {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv}
+    if format not in writers:
+        raise UserError(f"unknown format {format!r}", expected=f"one of: {', '.join(writers)}")
+    return writers[format](make_table(results, published=published, all_metrics=all_metrics, digits=digits))
+
+
+def make_table(
+    results: Sequence[ResultRecord], *, published: bool = False, all_metrics: bool = False, digits: int = 1
+) -> Table:
+    """Lay results out; see `render_table`."""
+    columns = _columns(results, all_metrics)
+    notes = _Notes()
+    shown = {column.key for column in columns}
+    rows = [_measured_row(group, shown, digits, notes) for group in _by_model(results)]
+    _mark_mixed_samples(results, rows, notes)
+    if published:
+        rows.extend(_published_rows(columns, digits, notes))
+    return Table(columns, rows, notes.lines)
+
+
+class _Notes:
+    """Footnotes, numbered by first use."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def number(self, text: str) -> int:
+        if text not in self.lines:
+            self.lines.append(text)
+        return self.lines.index(text) + 1
+
+
+def _columns(results: Sequence[ResultRecord], all_metrics: bool) -> list[Column]:
+    columns: dict[tuple[str, str, str, str], Column] = {}
+    for result in results:
+        for metric in result.metrics:
+            if metric.primary or all_metrics:
+                task = result.task
+                column = Column(task.name, task.title, task.subset, task.split, metric.name, metric.display_factor)
+                columns.setdefault(column.key, column)
+    return list(columns.values())
+
+
+def _by_model(results: Sequence[ResultRecord]) -> list[list[ResultRecord]]:
+    """One group per table row: results of one model fingerprint and one set of marks-deciding options. A second result
+    for the same cell starts another row, so nothing is overwritten in silence."""
+    rows: list[list[ResultRecord]] = []
+    for result in results:
+        for row in rows:
+            same = row[0].model.fingerprint == result.model.fingerprint and row[0].options == result.options
+            if same and all(other.label != result.label for other in row):
+                row.append(result)
+                break
+        else:
+            rows.append([result])
+    return rows
+
+
+def _measured_row(
+    results: list[ResultRecord], shown: set[tuple[str, str, str, str]], digits: int, notes: _Notes
+) -> Row:
+    row = Row(results[0].model.name, published=False)
+    answered = sum(result.coverage.answered for result in results)
+    row.coverage = f"{answered}/{sum(result.coverage.n_samples for result in results)}"
+    for result in results:
+        for metric in result.metrics:
+            key = (result.task.name, result.task.subset, result.task.split, metric.name)
+            if key not in shown:
+                continue
+            marks = [notes.number(f"{metric.name} not computed: {metric.note}")] if metric.value is None else []
+            marks += [notes.number(mark) for mark in result.marks]
+            if not result.complete:
+                why = "; ".join(result.reasons[:1])
+                marks.append(notes.number(f"incomplete ({result.label}): {why}"))
+            row.entries[key] = Entry(format_value(metric, digits), marks)
+    return row
+
+
+def _mark_mixed_samples(results: Sequence[ResultRecord], rows: list[Row], notes: _Notes) -> None:
+    """Numbers over different sample lists never share a column unmarked."""
+    lists: dict[str, dict[str, str]] = {}
+    for result in results:
+        lists.setdefault(result.label, {}).setdefault(result.data.requests, result.model.name)
+    for label, found in lists.items():
+        if len(found) > 1:
+            mark = notes.number(f"{label}: rows were asked different requests (samples, prompts or options differ)")
+            for row in rows:
+                for key, entry in row.entries.items():
+                    if _label(key) == label:
+                        entry.notes.append(mark)
+
+
+def _label(key: tuple[str, str, str, str]) -> str:
+    return f"{key[0]}{'/' + key[1] if key[1] else ''}:{key[2]}"
+
+
+def _published_rows(columns: list[Column], digits: int, notes: _Notes) -> list[Row]:
+    wanted = {column.key for column in columns}
+    rows: dict[tuple[str, str, str], Row] = {}
+    for task in dict.fromkeys(column.task for column in columns):
+        for number in published_numbers(task):
+            key = (number.task, number.subset, number.split, number.metric)
+            if key in wanted:
+                _add_published(rows, number, key, digits, notes)
+    return list(rows.values())
+
+
+def _add_published(
+    rows: dict[tuple[str, str, str], Row],
+    number: PublishedNumber,
+    key: tuple[str, str, str, str],
+    digits: int,
+    notes: _Notes,
+) -> None:
+    name = number.model + (f" ({number.variant})" if number.variant else "")
+    row = rows.setdefault(
+        (number.model, number.variant, number.source), Row(name, published=True, coverage="published")
+    )
+    marks = [notes.number(f"published: {number.source}")]
+    if number.notes:
+        marks.append(notes.number(number.notes))
+    row.entries[key] = Entry(f"{number.value:.{digits}f}", marks)
+
+
+def _grid(table: Table, columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
+    heads = ["Model", *(column.head for column in columns), "Answered"]
+    lines = []
+    for row in table.rows:
+        cells = [str(row.entries.get(column.key, "–")) for column in columns]
+        lines.append([row.model, *cells, row.coverage])
+    return heads, lines
+
+
+def _numbered(notes: Iterable[str]) -> list[str]:
+    return [f"[{number}] {note}" for number, note in enumerate(notes, start=1)]
+
+
+def _text(table: Table) -> str:
+    """For a terminal: one block per task, so that lines stay short."""
+    blocks = []
+    for task in dict.fromkeys(column.task for column in table.columns):
+        columns = [column for column in table.columns if column.task == task]
+        heads, lines = _grid(table, columns)
+        # The block's title names the task once.
+        heads = [heads[0], *(column.head.removeprefix(column.title).strip() for column in columns), heads[-1]]
+        blocks.append(f"{columns[0].title}\n{_aligned(heads, lines)}")
+    return "\n\n".join(blocks) + "\n" + "".join(f"{note}\n" for note in _numbered(table.notes))
+
+
+def _aligned(heads: list[str], lines: list[list[str]]) -> str:
+    widths = [max(len(line[column]) for line in [heads, *lines]) for column in range(len(heads))]
+
+    def show(line: list[str]) -> str:
+        rest = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        return "  ".join([line[0].ljust(widths[0]), *rest]).rstrip()
+
+    return "\n".join([show(heads), "  ".join("-" * width for width in widths), *map(show, lines)])
+
+
+def _markdown(table: Table) -> str:
+    heads, lines = _grid(table, table.columns)
+    body = ["| " + " | ".join(map(_escape_markdown, line)) + " |" for line in [heads, *lines]]
+    body.insert(1, "|" + "|".join(["---", *["---:"] * (len(heads) - 1)]) + "|")
+    notes = [_escape_markdown(note) + "  " for note in _numbered(table.notes)]
+    return "\n".join(body + (["", *notes] if notes else [])) + "\n"
+
+
+def _escape_markdown(text: str) -> str:
+    for character in ("\\", "|", "<", ">", "*", "_", "`"):
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def _latex(table: Table) -> str:
+    """A `tabular` for booktabs. Rows begin with `{}` so that a name in brackets is not read as an option."""
+    heads, lines = _grid(table, table.columns)
+
+    def show(line: list[str]) -> str:
+        return "{}" + " & ".join(map(_escape_latex, line)) + r" \\"
+
+    notes = [f"% {note}" for note in _numbered(" ".join(note.split()) for note in table.notes)]
+    body = [r"\begin{tabular}{l" + "r" * (len(heads) - 1) + "}", r"\toprule", show(heads), r"\midrule"]
+    return "\n".join([*notes, *body, *map(show, lines), r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _csv(table: Table) -> str:
+    """Long form, one number a line: spreadsheets and scripts want no footnotes in cells."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["model", "published", "task", "subset", "split", "metric", "value", "answered", "notes"])
+    for row in table.rows:
+        for column in table.columns:
+            entry = row.entries.get(column.key)
+            if entry is not None:
+                notes = "; ".join(table.notes[number - 1] for number in entry.notes)
+                name = _no_formula(row.model)
+                writer.writerow([name, row.published, *column.key, entry.text, row.coverage, _no_formula(notes)])
+    return stream.getvalue()
+
+
+def _no_formula(text: str) -> str:
+    """Spreadsheets run cells that begin with these characters."""
+    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -1,0 +1,163 @@
+"""Engines answer the open samples of a cell: here in this process, in `pool.py` in worker processes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from omgbench.contract import Capabilities, Model, ModelIdentity, Placement, Status
+from omgbench.errors import PluginError
+from omgbench.identity import code_fingerprint, fingerprint
+from omgbench.runner.ask import Asker
+from omgbench.runner.journal import JournalWriter
+from omgbench.runner.loop import answer_samples
+from omgbench.runner.plan import Plan, PlannedSample
+from omgbench.runner.progress import Progress
+from omgbench.runner.watchdog import Watchdog, WatchdogThread
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """Which model answers: what it says of itself, and the fingerprint of the code that says it."""
+
+    identity: ModelIdentity
+    code: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Answers may be shared between runs only when this is equal."""
+        return fingerprint({"identity": asdict(self.identity), "code": self.code})
+
+
+@dataclass(frozen=True, slots=True)
+class CellJob:
+    """What an engine is to do for one cell.
+
+    Attributes:
+        plan: the cell's plan.
+        journal_folder: where answers go.
+        cell_fp: fingerprint that heads every journal of the cell.
+        blocks: open ordinals, block by block, ascending.
+        attempt_of: by ordinal, how often the sample was asked before.
+        batch_size: use this batch size for the job in place of the engine's own.
+    """
+
+    plan: Plan
+    journal_folder: Path
+    cell_fp: str
+    blocks: Sequence[Sequence[int]]
+    attempt_of: Sequence[int]
+    batch_size: int | None = None
+
+
+class Engine(Protocol):
+    """Loads a model and answers cells with it."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def start(self) -> LoadedModel: ...
+
+    def answer(self, job: CellJob, progress: Progress) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def load_model(model: Model, placement: Placement) -> LoadedModel:
+    """Load a model and ask who it is. Raises `PluginError` for whatever the adapter raises."""
+    try:
+        model.load(placement)
+        return LoadedModel(model.identity(), code_fingerprint(model))
+    except PluginError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"{type(model).__name__} could not be loaded: {type(error).__name__}: {error}",
+            hint="omgbench doctor shows what this machine has",
+        ) from error
+
+
+class LocalEngine:
+    """One model in this process."""
+
+    def __init__(self, model: Model, capabilities: Capabilities, placement: Placement, batch_size: int) -> None:
+        self._model = model
+        self._placement = placement
+        self._asker = Asker(model, capabilities, batch_size)
+        self._loaded = False
+
+    @property
+    def batch_size(self) -> int:
+        """The batch size in use, after any halving."""
+        return self._asker.batch_size
+
+    def start(self) -> LoadedModel:
+        """Load the model."""
+        self._loaded = True
+        return load_model(self._model, self._placement)
+
+    def answer(self, job: CellJob, progress: Progress) -> None:
+        """Answer every open sample of the job."""
+        journal = JournalWriter(job.journal_folder, job.cell_fp)
+        todo = itertools.chain.from_iterable(job.blocks)
+        watchdog = Watchdog("the model", progress.say)
+        usual = self._asker.batch_size
+        self._asker.batch_size = job.batch_size or usual
+        try:
+            with WatchdogThread(watchdog):
+                answer_samples(
+                    pick(job.plan.samples(), todo),
+                    job.plan.cell.task,
+                    self._asker,
+                    journal,
+                    _Listener(watchdog, progress),
+                    job.attempt_of,
+                )
+        finally:
+            journal.close()
+            if job.batch_size is not None:
+                self._asker.batch_size = usual
+
+    def close(self) -> None:
+        """Free the model."""
+        if self._loaded:
+            self._model.close()
+            self._loaded = False
+
+
+class _Listener:
+    def __init__(self, watchdog: Watchdog, progress: Progress) -> None:
+        self._watchdog = watchdog
+        self._progress = progress
+
+    def batch_started(self, ordinals: Sequence[int], ids: Sequence[str]) -> None:
+        self._watchdog.started(ids)
+
+    def batch_finished(self, statuses: Sequence[Status]) -> None:
+        self._watchdog.finished()
+        self._progress.advanced(count_statuses(statuses))
+
+
+def count_statuses(statuses: Iterable[Status]) -> dict[str, int]:
+    """How many of each."""
+    counts: dict[str, int] = {}
+    for status in statuses:
+        counts[status.value] = counts.get(status.value, 0) + 1
+    return counts
+
+
+def pick(samples: Iterator[PlannedSample], ordinals: Iterable[int]) -> Iterator[PlannedSample]:
+    """The samples with these ascending ordinals out of an ascending stream."""
+    wanted = iter(ordinals)
+    ordinal = next(wanted, None)
+    if ordinal is None:
+        return
+    for planned in samples:
+        if planned.ordinal == ordinal:
+            yield planned
+            ordinal = next(wanted, None)
+            if ordinal is None:
+                return

@@ -1,0 +1,232 @@
+"""The plan of a cell: its samples in order, numbered, with options applied, cut into blocks of whole image groups.
+
+A plan holds no samples: it streams them from the task each time, so that 200,000 requests cost no more memory than
+two hundred. What it keeps is a fingerprint, the counts and where each block starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omgbench.contract import Frame, GenOptions, Request, Sample
+from omgbench.errors import DataError, PluginError, UserError
+from omgbench.identity import request_fingerprint
+from omgbench.selection import Cell
+
+BLOCK_REQUESTS = 16
+"""A block ends at the first group border after this many requests. Part of every shard's meaning: never an option."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What the user changes about the requests of a cell.
+
+    Attributes:
+        limit: at most this many samples; None = all.
+        seed: with a limit, draws whole image groups by this seed instead of taking the first ones; also the seed of
+            generation.
+        template: name of one of the task's templates, or the wording itself when it holds `{text}`.
+        gen: generation options by name, over the task's own.
+    """
+
+    limit: int | None = None
+    seed: int | None = None
+    template: str | None = None
+    gen: tuple[tuple[str, int | float | str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSample:
+    """One sample with its place in the plan and the fingerprint of its request."""
+
+    ordinal: int
+    sample: Sample
+    request_fp: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """See the module.
+
+    Attributes:
+        cell, data_root, options: what is planned.
+        fingerprint: over every request in order, hence over ids, texts, templates, generation options, frame keys.
+        n_samples, n_groups: counts.
+        block_starts: ordinal of each block's first sample, then `n_samples`; int64, ascending.
+        missing_images: image files that do not exist.
+        example: the first request.
+    """
+
+    cell: Cell
+    data_root: Path
+    options: PlanOptions
+    fingerprint: str
+    n_samples: int
+    n_groups: int
+    block_starts: NDArray[np.int64]
+    missing_images: tuple[str, ...]
+    example: Request
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.block_starts) - 1
+
+    def samples(self) -> Iterator[PlannedSample]:
+        """The samples in order; the same at each call."""
+        return planned_samples(self.cell, self.data_root, self.options)
+
+    def block_range(self, block: int) -> range:
+        """Ordinals of a block."""
+        return range(int(self.block_starts[block]), int(self.block_starts[block + 1]))
+
+
+def make_plan(cell: Cell, data_root: Path, options: PlanOptions) -> Plan:
+    """Walk the task's samples once. Raises `UserError` for bad options and `PluginError` when the task repeats an id
+    or tears a group apart."""
+    _check_options(cell, options)
+    digest = hashlib.blake2b(digest_size=16)
+    walk = _Walk()
+    missing: list[str] = []
+    for planned in planned_samples(cell, data_root, options):
+        digest.update(planned.request_fp.encode())
+        if walk.step(cell, planned):
+            missing.extend(_missing(planned.sample.request.frames))
+    if walk.example is None:
+        raise DataError(f"{cell.label} has no sample", where=str(data_root), expected="at least one")
+    starts = np.array([*walk.block_starts, walk.n_samples], dtype=np.int64)
+    return Plan(
+        cell,
+        data_root,
+        options,
+        digest.hexdigest(),
+        walk.n_samples,
+        walk.n_groups,
+        starts,
+        tuple(missing),
+        walk.example,
+    )
+
+
+class _Walk:
+    """Checks order and uniqueness while a plan is walked, and notes where blocks start."""
+
+    def __init__(self) -> None:
+        self.n_samples = 0
+        self.n_groups = 0
+        self.block_starts: list[int] = []
+        self.example: Request | None = None
+        self._group: str | None = None
+        self._seen_ids: set[int] = set()
+        self._seen_groups: set[int] = set()
+
+    def step(self, cell: Cell, planned: PlannedSample) -> bool:
+        """Take one sample; True when it opens a group."""
+        sample = planned.sample
+        # 64-bit hashes in place of the strings keep 200,000 ids in a few megabytes.
+        self._once(self._seen_ids, sample.id, cell, "sample id")
+        self.n_samples += 1
+        self.example = self.example or sample.request
+        if sample.group == self._group:
+            return False
+        self._once(self._seen_groups, sample.group, cell, "group (its samples must stand together)")
+        self._group = sample.group
+        self.n_groups += 1
+        if not self.block_starts or planned.ordinal - self.block_starts[-1] >= BLOCK_REQUESTS:
+            self.block_starts.append(planned.ordinal)
+        return True
+
+    @staticmethod
+    def _once(seen: set[int], text: str, cell: Cell, what: str) -> None:
+        key = int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+        if key in seen:
+            raise PluginError(
+                f"task {cell.label} gives the {what} {text!r} twice",
+                expected="every one once",
+                hint=f"omgbench check-task {cell.task.info.name}",
+            )
+        seen.add(key)
+
+
+def _missing(frames: Iterable[Frame]) -> Iterator[str]:
+    for frame in frames:
+        if isinstance(frame.source, Path) and not frame.source.is_file():
+            yield str(frame.source)
+
+
+def _check_options(cell: Cell, options: PlanOptions) -> None:
+    if options.limit is not None and options.limit < 1:
+        raise UserError(f"--limit {options.limit}", expected="1 or more")
+    known = set(GenOptions.__dataclass_fields__)
+    for name, _ in options.gen:
+        if name not in known:
+            raise UserError(f"unknown generation option {name!r}", expected=f"one of: {', '.join(sorted(known))}")
+    _template_text(cell, options)
+
+
+def _template_text(cell: Cell, options: PlanOptions) -> str | None:
+    if options.template is None:
+        return None
+    templates = cell.task.info.templates
+    if options.template in templates:
+        return templates[options.template]
+    if "{text}" in options.template:
+        return options.template
+    raise UserError(
+        f"task {cell.task.info.name!r} has no template {options.template!r}",
+        expected=f"one of: {', '.join(sorted(templates)) or 'none'}, or a wording that holds {{text}}",
+    )
+
+
+def _gen(options: PlanOptions, own: GenOptions) -> GenOptions:
+    changed: dict[str, object] = dict(options.gen)
+    if options.seed is not None:
+        changed.setdefault("seed", options.seed)
+    return replace(own, **changed) if changed else own  # type: ignore[arg-type]
+
+
+def planned_samples(cell: Cell, data_root: Path, options: PlanOptions) -> Iterator[PlannedSample]:
+    """The samples of a cell in order, numbered, with the options applied."""
+    groups = _drawn_groups(cell, data_root, options)
+    template = _template_text(cell, options)
+    plain = template is None and not options.gen and options.seed is None
+    ordinal = 0
+    for sample in cell.task.samples(cell.split, data_root):
+        if groups is not None and sample.group not in groups:
+            continue
+        if options.limit is not None and ordinal >= options.limit:
+            return
+        if not plain:
+            request = sample.request
+            request = replace(request, template=template or request.template, gen=_gen(options, request.gen))
+            sample = replace(sample, request=request)
+        yield PlannedSample(ordinal, sample, request_fingerprint(sample.request))
+        ordinal += 1
+
+
+def _drawn_groups(cell: Cell, data_root: Path, options: PlanOptions) -> frozenset[str] | None:
+    """Groups that a seeded limit draws, or None for all. Drawn by hash, so that the draw does not depend on how the
+    task orders them; the last group drawn may be cut by the limit."""
+    if options.limit is None or options.seed is None:
+        return None
+    sizes: dict[str, int] = {}
+    for sample in cell.task.samples(cell.split, data_root):
+        sizes[sample.group] = sizes.get(sample.group, 0) + 1
+
+    def draw(group: str) -> bytes:
+        return hashlib.blake2b(f"{options.seed}:{group}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    chosen: list[str] = []
+    total = 0
+    for group in sorted(sizes, key=draw):
+        if total >= options.limit:
+            break
+        chosen.append(group)
+        total += sizes[group]
+    return frozenset(chosen)
