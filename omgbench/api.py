@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omgbench.contract import Model, Placement, Task
-from omgbench.reports.tables import Format, format_value, render_table
+from omgbench.reports.tables import Format, Published, format_value, render_table
 from omgbench.runner.cellrun import CellSettings, Shard
 from omgbench.runner.plan import PlanOptions
 from omgbench.runner.progress import Progress
@@ -55,7 +55,7 @@ class Evaluation:
 
         return pandas.DataFrame.from_records([row for result in self.results for row in _rows(result)])
 
-    def table(self, format: Format = "markdown", *, published: bool = False) -> str:
+    def table(self, format: Format = "markdown", *, published: Published = "none") -> str:
         """The results as a table; see `omgbench.reports.tables.render_table`."""
         return render_table(self.results, format=format, published=published)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from omgbench.contract import (
     Capabilities,
@@ -16,28 +14,18 @@ from omgbench.contract import (
     Response,
     Status,
 )
-from omgbench.errors import DataError
-from omgbench.identity import file_sha256
-from omgbench.store.files import atomic_writer
-from omgbench.wire import response_from_plain, response_to_json
-
-PROTOCOL = 1
-_HEADER_KEYS = {"protocol", "model", "version", "weights", "templates", "mask_source", "language_model", "requests"}
-_HINT = "the format is described in docs/predictions.md"
+from omgbench.predictions import PredictionFile
 
 
 class OfflinePredictions:
-    """Answers from a file.
+    """Answers from a file; a request without a line is answered `missing`. Lines are checked when the file is loaded.
 
-    The first line is a header, `{"protocol": 1, "model": "name", ...}`; each further line one response with the id of
-    its request. Lines are checked when the file is loaded; a request without a line is answered `missing`.
+    Args:
+        path: a prediction file.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.header = read_header(self.path)
-        self._offsets: dict[str, int] = {}
-        self._sha256 = ""
+        self._file = PredictionFile(path)
 
     def capabilities(self) -> Capabilities:
         """Everything: what is not in the file is missing, and says so."""
@@ -49,118 +37,31 @@ class OfflinePredictions:
             history=True,
             vocabulary="open",
             native_batch=True,
-            mask_source=self.header.get("mask_source", "native"),
-            language_model=self.header.get("language_model", True),
+            mask_source=self._file.header.get("mask_source", "native"),
+            language_model=self._file.header.get("language_model", True),
             reads_images=False,
         )
 
     def load(self, placement: Placement) -> None:
-        """Read every line once. Raises `DataError` with file and line for the first one that is no response."""
-        self._sha256 = file_sha256(self.path)
-        self._offsets = {}
-        lines: dict[str, int] = {}
-        for number, offset, value in _lines(self.path):
-            if number == 1:
-                continue
-            response = _response(value, f"{self.path}, line {number}")
-            if response.id in lines:
-                raise DataError(
-                    f"the id {response.id!r} stands twice",
-                    where=f"{self.path}, lines {lines[response.id]} and {number}",
-                    expected="one line per request",
-                )
-            lines[response.id] = number
-            self._offsets[response.id] = offset
+        """Read the file; see `PredictionFile.load`."""
+        self._file.load()
 
     def identity(self) -> ModelIdentity:
         """What the header says, and the file's hash: other predictions are another model."""
+        header = self._file.header
         return ModelIdentity(
-            name=str(self.header["model"]),
-            version=str(self.header.get("version", "")),
-            weights=str(self.header.get("weights", "not stated")),
-            templates={str(key): str(value) for key, value in self.header.get("templates", {}).items()},
-            options={"predictions_sha256": self._sha256},
+            name=str(header["model"]),
+            version=str(header.get("version", "")),
+            weights=str(header.get("weights", "not stated")),
+            templates={str(key): str(value) for key, value in header.get("templates", {}).items()},
+            options={"predictions_sha256": self._file.sha256},
         )
 
     def respond(self, requests: Sequence[Request]) -> Iterator[Response]:
         """The saved answers."""
-        with self.path.open("rb") as stream:
-            for request in requests:
-                offset = self._offsets.get(request.id)
-                if offset is None:
-                    yield Response(request.id, Status.MISSING, error=f"{self.path.name} has no line for it")
-                    continue
-                stream.seek(offset)
-                yield _response(json.loads(stream.readline()), f"{self.path}, {request.id}")
+        found = self._file.responses(request.id for request in requests)
+        for request, response in zip(requests, found, strict=True):
+            yield response or Response(request.id, Status.MISSING, error="the prediction file has no line for it")
 
     def close(self) -> None:
         """Nothing to free."""
-
-    def ids(self) -> Iterable[str]:
-        """Ids in the file, after `load`."""
-        return self._offsets.keys()
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """The header line, checked. Raises `DataError`."""
-    where = f"{path}, line 1"
-    first = next(_lines(path), None)
-    if first is None:
-        raise DataError("an empty prediction file", where=str(path), expected="a header line", hint=_HINT)
-    header = first[2]
-    if not isinstance(header, dict) or "protocol" not in header:
-        raise DataError(
-            "the first line is no header", where=where, expected='{"protocol": 1, "model": ...}', hint=_HINT
-        )
-    if header["protocol"] != PROTOCOL:
-        raise DataError(f"protocol {header['protocol']!r}", where=where, expected=f"protocol {PROTOCOL}", hint=_HINT)
-    if not isinstance(header.get("model"), str) or not header["model"]:
-        raise DataError(f"model is {header.get('model')!r}", where=where, expected="the model's name", hint=_HINT)
-    unknown = sorted(set(header) - _HEADER_KEYS)
-    if unknown:
-        raise DataError(
-            f"unknown header key {unknown[0]!r}", where=where, expected=", ".join(sorted(_HEADER_KEYS)), hint=_HINT
-        )
-    for key in ("templates", "requests"):
-        if not isinstance(header.get(key, {}), dict):
-            raise DataError(f"{key} is no object", where=where, expected="a JSON object", hint=_HINT)
-    return header
-
-
-def _lines(path: Path) -> Iterator[tuple[int, int, Any]]:
-    """Line number, byte offset and parsed value of every line that is not blank."""
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise DataError(f"the prediction file cannot be opened: {error.strerror}", where=str(path)) from None
-    offset = 0
-    with stream:
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                try:
-                    yield number, offset, json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise DataError(
-                        f"a line that is not JSON: {error}", where=f"{path}, line {number}", hint=_HINT
-                    ) from None
-            offset += len(line)
-
-
-def _response(value: Any, where: str) -> Response:
-    if isinstance(value, dict):
-        # Workers speak the same lines with a kind in front.
-        value = {key: item for key, item in value.items() if key != "kind"}
-    return response_from_plain(value, where)
-
-
-def write_predictions(
-    path: Path, model: str, responses: Iterable[Response], header: Mapping[str, Any] | None = None
-) -> int:
-    """Write a prediction file, whole or not at all; gives the number of responses."""
-    count = 0
-    with atomic_writer(path) as stream:
-        stream.write(json.dumps({"protocol": PROTOCOL, "model": model, **(header or {})}, ensure_ascii=False) + "\n")
-        for response in responses:
-            stream.write(response_to_json(response).decode() + "\n")
-            count += 1
-    return count

@@ -41,13 +41,20 @@ Examples:
     default="markdown",
     show_default=True,
 )
-@click.option("--published", is_flag=True, help="Add the papers' rows for the same columns, marked as published.")
+@click.option(
+    "--published",
+    is_flag=False,
+    flag_value="main",
+    default="none",
+    type=click.Choice(["none", "main", "all"]),
+    help="Add papers' rows for the same columns, marked as published: the main tables' (no value), or all.",
+)
 @click.option("--metrics", type=click.Choice(["primary", "all"]), default="primary", show_default=True)
 @click.option(
     "--digits", type=click.IntRange(0, 12), default=1, show_default=True, help="Decimals on the display scale."
 )
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
-def table(runs: tuple[Path, ...], format_: Any, published: bool, metrics: str, digits: int, output: Path | None) -> int:
+def table(runs: tuple[Path, ...], format_: Any, published: Any, metrics: str, digits: int, output: Path | None) -> int:
     """Make a table of results, one row per model."""
     from omgbench.api import load_results
     from omgbench.reports.tables import render_table

@@ -132,7 +132,7 @@ def checked_size(height: int, width: int, where: str) -> tuple[int, int]:
     return height, width
 
 
-def checked_file_name(name: str, where: str) -> str:
+def checked_file_name(name: str, where: str, what: str = "file_name") -> str:
     """`name` if it stays inside the folder that it is joined to, on any system: relative, forward slashes, no dots.
 
     Raises:
@@ -141,7 +141,9 @@ def checked_file_name(name: str, where: str) -> str:
     """
     is_foreign = "\\" in name or "\0" in name or name[1:2] == ":"
     if is_foreign or any(part in ("", ".", "..") for part in name.split("/")):
-        raise DataError(f"file_name is {shown(name)}", expected="a relative path inside the image folder", where=where)
+        raise DataError(
+            f"{what} is {shown(name)}", expected="a relative path that stays inside its folder", where=where
+        )
     return name
 
 

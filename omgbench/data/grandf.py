@@ -191,10 +191,10 @@ def read_prediction_folder(folder: Path, image_ids: Iterable[str]) -> Iterator[t
     if not folder.is_dir():
         raise DataError("no such folder of predictions", expected="one IMAGE_ID.json per image", where=str(folder))
     for image_id in image_ids:
-        name = checked_file_name(f"{image_id}.json", f"image id {shown(image_id)}")
-        if "/" in name:
-            raise DataError(f"image id {shown(image_id)} holds a slash", expected="a file stem", where=str(folder))
-        path = folder / name
+        stem = checked_file_name(image_id, str(folder), "image id")
+        if "/" in stem:
+            raise DataError(f"image id is {shown(image_id)}", expected="a file stem", where=str(folder))
+        path = folder / f"{stem}.json"
         yield image_id, _read_prediction(path, image_id) if path.exists() else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,16 +31,15 @@ def read_frame_bytes(frame: Frame) -> bytes:
     """
     if isinstance(frame.source, Path):
         return read_limited(frame.source, MAX_IMAGE_BYTES, f"{STATUS_HINT}, or --data DIR for another data root")
-    data = frame.source if isinstance(frame.source, bytes) else _called(frame)
+    data = frame.source if isinstance(frame.source, bytes) else _called(frame.source, frame)
     if len(data) > MAX_IMAGE_BYTES:
         raise DataError(f"image of {len(data)} bytes", expected=f"at most {MAX_IMAGE_BYTES} bytes", where=_where(frame))
     return data
 
 
-def _called(frame: Frame) -> bytes:
-    assert callable(frame.source)
+def _called(source: Callable[[], bytes], frame: Frame) -> bytes:
     try:
-        data = frame.source()
+        data = source()
     except (DataError, MemoryError):
         raise
     except Exception as error:

@@ -66,7 +66,7 @@ def read_refs(folder: Path, split_by: str) -> list[Ref]:
         DataError: neither file is there; the pickle holds more than plain data; an entry lacks a key or holds another
             type; a ref id, or a sentence id within one ref, is used twice.
     """
-    name = checked_file_name(f"refs({split_by})", f"split_by {shown(split_by)}")
+    name = checked_file_name(f"refs({split_by})", str(folder), "name of the expressions")
     pickled, mirror = folder / f"{name}.p", folder / f"{name}.json"
     if not pickled.exists() and not mirror.exists():
         raise DataError(

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from omgbench.contract import Rle
 from omgbench.errors import DataError
 from omgbench.metrics.iou import pairwise_iou
-from omgbench.metrics.rle import area_px
+from omgbench.metrics.rle import areas_px
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
@@ -82,6 +82,7 @@ def image_matches(
     predictions: Sequence[Rle],
     references: Sequence[Rle],
     *,
+    iou: ArrayLike | None = None,
     scores: Sequence[float] = (),
     reference_areas_px: Sequence[float] = (),
     reference_is_crowd: Sequence[bool] = (),
@@ -90,6 +91,8 @@ def image_matches(
 ) -> ImageMatches:
     """Compare the masks of one image. Lists left empty mean: scores 1.0, mask areas, no crowd, ids 1, 2, ...
 
+    `iou` is the matrix of all predictions x references where it is known already (`grounding.iou_matrix` will do:
+    NaN becomes 0); there are no crowds then.
     Predictions are put in falling order of score, equal scores in the order given; the first 100 are kept.
     Raises `DataError` for lists of wrong length, scores that are not finite, or masks of different size.
     """
@@ -97,15 +100,16 @@ def image_matches(
     if not np.isfinite(scores).all():
         raise DataError("a score is not finite", where=f"image {image_id}")
     order = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")[: MAX_PREDICTIONS[-1]].tolist()
-    kept = [predictions[i] for i in order]
     n = len(references)
     crowd = _checked("reference_is_crowd", reference_is_crowd or [False] * n, n)
-    areas = _checked("reference_areas_px", reference_areas_px or [area_px(rle) for rle in references], n)
+    areas = _checked("reference_areas_px", reference_areas_px or areas_px(references), n)
+    kept = [predictions[i] for i in order]
+    matrix = pairwise_iou(kept, references, crowd) if iou is None else np.nan_to_num(iou)[order]
     return ImageMatches(
         image_id=image_id,
-        iou=tuple(map(tuple, pairwise_iou(kept, references, crowd).tolist())),
+        iou=tuple(map(tuple, matrix.tolist())),
         scores=tuple(float(scores[i]) for i in order),
-        prediction_areas_px=tuple(area_px(rle) for rle in kept),
+        prediction_areas_px=tuple(areas_px(kept)),
         reference_areas_px=tuple(areas),
         reference_is_crowd=tuple(bool(flag) for flag in crowd),
         reference_ids=tuple(_checked("reference_ids", reference_ids or range(1, n + 1), n)),

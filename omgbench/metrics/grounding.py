@@ -6,6 +6,7 @@ per image; the split's mIoU is their plain mean, the split's recall is matches o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from omgbench.contract import Rle
 from omgbench.metrics.iou import pairwise_iou
-from omgbench.metrics.rle import area_px
+from omgbench.metrics.rle import areas_px
 
 IOU_THRESHOLD = 0.5
 TEXT_THRESHOLD = 0.5
@@ -29,9 +30,9 @@ def iou_matrix(predictions: Sequence[Rle], references: Sequence[Rle]) -> Floats:
     `DataError`.
     """
     iou = pairwise_iou(predictions, references)
-    empty_predictions = [i for i, rle in enumerate(predictions) if area_px(rle) == 0]
-    empty_references = [j for j, rle in enumerate(references) if area_px(rle) == 0]
-    iou[np.ix_(empty_predictions, empty_references)] = np.nan
+    if not iou.all():
+        empty_predictions, empty_references = (np.equal(areas_px(rles), 0) for rles in (predictions, references))
+        iou[np.ix_(empty_predictions, empty_references)] = np.nan
     return iou
 
 
@@ -44,7 +45,7 @@ def mean_matched_iou(iou_matrix: ArrayLike) -> float:
     """
     iou = np.asarray(iou_matrix, dtype=np.float64)
     taken = [] if np.isnan(iou).any() else _greedy_pairs(iou)
-    return float(np.mean(taken)) if taken else 0.0
+    return math.fsum(taken) / len(taken) if taken else 0.0
 
 
 def mean_reference_iou(iou_matrix: ArrayLike) -> float | None:
@@ -53,22 +54,22 @@ def mean_reference_iou(iou_matrix: ArrayLike) -> float | None:
     Not the script's number. Shape (predictions, references); two empty masks (NaN) do not match. Range 0 to 1, higher
     is better, None for an image without true masks.
     """
-    iou = np.nan_to_num(np.asarray(iou_matrix, dtype=np.float64), nan=0.0)
+    iou = np.asarray(iou_matrix, dtype=np.float64)
     n_references = iou.shape[1]
-    return float(sum(_greedy_pairs(iou))) / n_references if n_references else None
+    return math.fsum(_greedy_pairs(iou)) / n_references if n_references else None
 
 
 def _greedy_pairs(iou: Floats) -> list[float]:
-    """IoU of the taken pairs; of equal entries the first by rows goes first."""
-    left = iou.copy()
+    """IoU of the taken pairs; of equal entries the first by rows goes first. Entries that are NaN are passed over."""
+    by_value = sorted((-value, i, j) for i, row in enumerate(iou.tolist()) for j, value in enumerate(row) if value > 0)
+    rows: set[int] = set()
+    columns: set[int] = set()
     taken = []
-    while left.size:
-        row, column = divmod(int(np.argmax(left)), left.shape[1])
-        if not left[row, column] > 0:
-            break
-        taken.append(float(left[row, column]))
-        left[row, :] = 0
-        left[:, column] = 0
+    for negative, i, j in by_value:
+        if i not in rows and j not in columns:
+            taken.append(-negative)
+            rows.add(i)
+            columns.add(j)
     return taken
 
 

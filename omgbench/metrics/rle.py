@@ -271,6 +271,12 @@ def area_px(rle: Rle) -> int:
     return int(coco_mask.area(to_coco(rle)))
 
 
+def areas_px(rles: Sequence[Rle]) -> list[int]:
+    """Number of pixels of each mask; one call of pycocotools for all."""
+    areas: list[int] = coco_mask.area([to_coco(rle) for rle in rles]).tolist() if rles else []
+    return areas
+
+
 def intersection_px(a: Rle, b: Rle) -> int:
     """Number of pixels that both masks hold. Raises `DataError` when their sizes differ."""
     _same_size((a, b))

@@ -18,8 +18,10 @@ class PublishedNumber:
         task, subset, split, metric: what it is a number of, in our names.
         model, variant: the paper's row; the variant says which weights or rules.
         value: as printed (display scale).
-        source: paper, table, page or file.
+        paper: who printed it; a model's number may be quoted by several papers, and quotes drift.
+        source: table, page or file.
         notes: what must be known before it is compared.
+        main: belongs to the tables that the task's default columns reproduce.
     """
 
     task: str
@@ -29,8 +31,10 @@ class PublishedNumber:
     model: str
     variant: str
     value: float
+    paper: str
     source: str
     notes: str
+    main: bool
 
 
 def published_numbers(task_name: str) -> list[PublishedNumber]:

@@ -13,6 +13,7 @@ from omgbench.reports.published import PublishedNumber, published_numbers
 from omgbench.store import MetricRecord, ResultRecord
 
 Format = Literal["text", "markdown", "latex", "csv"]
+Published = Literal["none", "main", "all"]
 NOT_COMPUTED = "not computed"
 
 
@@ -80,7 +81,7 @@ def render_table(
     results: Sequence[ResultRecord],
     *,
     format: Format = "markdown",
-    published: bool = False,
+    published: Published = "none",
     all_metrics: bool = False,
     digits: int = 1,
 ) -> str:
@@ -88,7 +89,8 @@ def render_table(
 
     Args:
         format: text, markdown, latex or csv.
-        published: also the papers' rows for the same columns, marked as published.
+        published: also papers' rows for the same columns, marked as published: those of the main tables, or all that
+            come with the tasks.
         all_metrics: every metric, not the primary ones only.
         digits: decimals on the display scale.
 
@@ -104,7 +106,7 @@ def render_table(
 
 
 def make_table(
-    results: Sequence[ResultRecord], *, published: bool = False, all_metrics: bool = False, digits: int = 1
+    results: Sequence[ResultRecord], *, published: Published = "none", all_metrics: bool = False, digits: int = 1
 ) -> Table:
     """Lay results out; see `render_table`."""
     columns = _columns(results, all_metrics)
@@ -112,8 +114,8 @@ def make_table(
     shown = {column.key for column in columns}
     rows = [_measured_row(group, shown, digits, notes) for group in _by_model(results)]
     _mark_mixed_samples(results, rows, notes)
-    if published:
-        rows.extend(_published_rows(columns, digits, notes))
+    if published != "none":
+        rows.extend(_published_rows(columns, published == "all", digits, notes))
     return Table(columns, rows, notes.lines)
 
 
@@ -137,7 +139,8 @@ def _columns(results: Sequence[ResultRecord], all_metrics: bool) -> list[Column]
                 task = result.task
                 column = Column(task.name, task.title, task.subset, task.split, metric.name, metric.display_factor)
                 columns.setdefault(column.key, column)
-    return list(columns.values())
+    tasks = list(dict.fromkeys(column.task for column in columns.values()))
+    return sorted(columns.values(), key=lambda column: tasks.index(column.task))
 
 
 def _by_model(results: Sequence[ResultRecord]) -> list[list[ResultRecord]]:
@@ -193,13 +196,13 @@ def _label(key: tuple[str, str, str, str]) -> str:
     return f"{key[0]}{'/' + key[1] if key[1] else ''}:{key[2]}"
 
 
-def _published_rows(columns: list[Column], digits: int, notes: _Notes) -> list[Row]:
+def _published_rows(columns: list[Column], every: bool, digits: int, notes: _Notes) -> list[Row]:
     wanted = {column.key for column in columns}
     rows: dict[tuple[str, str, str], Row] = {}
     for task in dict.fromkeys(column.task for column in columns):
         for number in published_numbers(task):
             key = (number.task, number.subset, number.split, number.metric)
-            if key in wanted:
+            if key in wanted and (every or number.main):
                 _add_published(rows, number, key, digits, notes)
     return list(rows.values())
 
@@ -212,9 +215,7 @@ def _add_published(
     notes: _Notes,
 ) -> None:
     name = number.model + (f" ({number.variant})" if number.variant else "")
-    row = rows.setdefault(
-        (number.model, number.variant, number.source), Row(name, published=True, coverage="published")
-    )
+    row = rows.setdefault((number.model, number.variant, number.paper), Row(name, published=True, coverage="published"))
     marks = [notes.number(f"published: {number.source}")]
     if number.notes:
         marks.append(notes.number(number.notes))

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from omgbench.contract import HasOfficialPredictions, Model
+from omgbench.contract import HasOfficialPredictions, Task
 from omgbench.errors import DataError, UserError
-from omgbench.registry import build_model
+from omgbench.predictions import PredictionFile, write_predictions
 from omgbench.runner.cellrun import CellSettings
 from omgbench.runner.progress import Progress
 from omgbench.runner.run import PlannedCell, RunOutcome, RunRequest, prepare, run
 
-OFFLINE = "omgbench.adapters.offline:OfflinePredictions"
-OFFLINE_WRITER = "omgbench.adapters.offline"
+OFFLINE_MODEL = "omgbench.adapters.offline:OfflinePredictions"
+BATCH_SIZE = 64
 SHOWN_IDS = 5
 
 
 def score_predictions(
     predictions: Path,
-    tasks: str,
+    tasks: str | Sequence[str | Task],
     *,
+    split: str | None = None,
     data: str | Path | None = None,
     out: Path | None = None,
     name: str | None = None,
@@ -31,6 +33,12 @@ def score_predictions(
 ) -> RunOutcome:
     """Score a JSON-lines prediction file, or the official prediction folder of a task.
 
+    Args:
+        predictions: file or folder.
+        tasks, split, data, out, task_files, progress: as in `omgbench.evaluate`.
+        name: the model's name for a folder, which cannot state one; default: the folder's own.
+        allow_errors: missing answers leave the result complete.
+
     Raises:
         DataError: the file breaks the format, holds ids of the scored cells that do not exist, or states that it was
             made for other requests.
@@ -38,77 +46,69 @@ def score_predictions(
     """
     if not predictions.exists():
         raise DataError("the predictions do not exist", where=str(predictions), hint="check the path")
-    if not predictions.is_dir():
-        return _score_file(predictions, tasks, data, out, task_files, allow_errors, progress)
-    with tempfile.TemporaryDirectory(prefix="omgbench-import-") as folder:
-        file = Path(folder) / f"{predictions.resolve().name}.jsonl"
-        _import_folder(predictions, file, name or predictions.resolve().name, tasks, data, task_files)
-        return _score_file(file, tasks, data, out, task_files, allow_errors, progress)
-
-
-def _request(model: str | Model, tasks: str, data: str | Path | None, task_files: Sequence[Path]) -> RunRequest:
-    return RunRequest(model=model, tasks=tasks, data=data, task_files=task_files)
-
-
-def _score_file(
-    file: Path,
-    tasks: str,
-    data: str | Path | None,
-    out: Path | None,
-    task_files: Sequence[Path],
-    allow_errors: bool,
-    progress: Progress | None,
-) -> RunOutcome:
-    arguments = {"path": str(file)}
     request = RunRequest(
-        model=OFFLINE,
-        model_args=arguments,
+        model=OFFLINE_MODEL,
         tasks=tasks,
         task_files=task_files,
+        split=split,
         data=data,
         out=out,
-        batch_size=64,
-        settings=CellSettings(allow_errors=allow_errors, model_spec=f"predictions {file.name}", batch_size=64),
+        batch_size=BATCH_SIZE,
+        settings=CellSettings(
+            allow_errors=allow_errors, model_spec=f"predictions {predictions.name}", batch_size=BATCH_SIZE
+        ),
     )
-    model, cells = prepare(request, progress)
-    _check_predictions(model, cells, file)
+    if not predictions.is_dir():
+        return _score_file(predictions, request, progress)
+    with tempfile.TemporaryDirectory(prefix="omgbench-import-") as folder:
+        file = Path(folder) / "predictions.jsonl"
+        _import_folder(predictions, file, request, name or predictions.resolve().name)
+        return _score_file(file, request, progress)
+
+
+def _score_file(file: Path, request: RunRequest, progress: Progress | None) -> RunOutcome:
+    request = replace(request, model_args={"path": str(file)})
+    _, cells = prepare(request, progress)
+    saved = PredictionFile(file)
+    saved.load()
+    _check_predictions(saved, cells)
     return run(request, progress)
 
 
-def _check_predictions(model: Model, cells: Iterable[PlannedCell], file: Path) -> None:
+def _check_predictions(saved: PredictionFile, cells: Iterable[PlannedCell]) -> None:
     """Refuse ids that no scored cell asks, and predictions made for other requests."""
-    from omgbench.adapters.offline import OfflinePredictions
-    from omgbench.contract import Placement
-
-    assert isinstance(model, OfflinePredictions)
-    model.load(Placement())
-    stated = model.header.get("requests", {})
     known: set[str] = set()
+    labels: set[str] = set()
     for cell in cells:
         plan = cell.plan
-        expected = stated.get(plan.cell.label)
-        if expected is not None and expected != plan.fingerprint:
+        labels.add(plan.cell.label)
+        known.update(planned.sample.id for planned in plan.samples())
+        stated = saved.header.get("requests", {}).get(plan.cell.label, plan.fingerprint)
+        if stated != plan.fingerprint:
             raise DataError(
                 f"the predictions were made for other requests of {plan.cell.label}",
-                where=str(file),
-                expected=f"requests {plan.fingerprint}, the header says {expected}",
+                where=str(saved.path),
+                expected=f"requests {plan.fingerprint}, the header says {stated}",
                 hint="use the same data, prompts and options, or take the fingerprint out of the header",
             )
-        known.update(planned.sample.id for planned in plan.samples())
-    labels = {cell.plan.cell.label for cell in cells}
-    unknown = [name for name in model.ids() if name not in known and _of_scored_cell(name, labels)]
+    _check_ids(saved, known, labels)
+
+
+def _check_ids(saved: PredictionFile, known: set[str], labels: set[str]) -> None:
+    expected = f"ids such as {min(known)}"
+    unknown = [name for name in saved.ids() if name not in known and _of_scored_cell(name, labels)]
     if unknown:
         raise DataError(
             f"{len(unknown)} prediction(s) answer requests that do not exist: {', '.join(unknown[:SHOWN_IDS])}",
-            where=str(file),
-            expected=f"ids such as {next(iter(sorted(known)))}",
+            where=str(saved.path),
+            expected=expected,
             hint="omgbench run --dry-run shows the ids of a task",
         )
-    if not known.intersection(model.ids()):
+    if not known.intersection(saved.ids()):
         raise DataError(
             f"no prediction answers a request of {', '.join(sorted(labels))}",
-            where=str(file),
-            expected=f"ids such as {next(iter(sorted(known)))}",
+            where=str(saved.path),
+            expected=expected,
             hint="check --tasks",
         )
 
@@ -119,16 +119,13 @@ def _of_scored_cell(request_id: str, labels: set[str]) -> bool:
     return not marked or label in labels
 
 
-def _import_folder(
-    folder: Path, file: Path, name: str, tasks: str, data: str | Path | None, task_files: Sequence[Path]
-) -> None:
-    from omgbench.adapters.offline import write_predictions
-
-    # Planning needs a model's capabilities only to see what can be answered; saved predictions answer everything.
+def _import_folder(folder: Path, file: Path, request: RunRequest, name: str) -> None:
+    # Planning asks a model only what it can answer; saved predictions answer everything.
     write_predictions(file, name, ())
-    _, cells = prepare(_request(build_model(OFFLINE, {"path": str(file)}), tasks, data, task_files))
+    _, cells = prepare(replace(request, model_args={"path": str(file)}))
     if len(cells) != 1:
-        raise UserError(f"a prediction folder answers one split, {tasks} names {len(cells)}", expected="one TASK:SPLIT")
+        labels = ", ".join(cell.plan.cell.label for cell in cells)
+        raise UserError(f"a prediction folder answers one split, not {labels}", expected="--tasks TASK:SPLIT")
     task = cells[0].plan.cell.task
     if not isinstance(task, HasOfficialPredictions):
         raise UserError(

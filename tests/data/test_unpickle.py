@@ -247,7 +247,9 @@ OPCODES = st.sampled_from(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.one_of(st.binary(max_size=60), st.lists(OPCODES, max_size=30).map(b"".join)), st.booleans())
 @example(b"(" * 50, True)
 def test_any_bytes_give_plain_data_or_a_data_error(tmp_path: Path, data: bytes, closed: bool) -> None:
@@ -260,7 +262,9 @@ def test_any_bytes_give_plain_data_or_a_data_error(tmp_path: Path, data: bytes, 
         assert_plain(loaded)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.integers(0, 5), st.integers(0, 300), st.integers(0, 255))
 def test_one_wrong_byte_gives_plain_data_or_a_data_error(tmp_path: Path, protocol: int, at: int, byte: int) -> None:
     data = bytearray(pickle.dumps(REFS, protocol=protocol))

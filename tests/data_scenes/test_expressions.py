@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import get_args
 
 import numpy as np
@@ -32,7 +33,8 @@ STYLES: tuple[ExpressionStyle, ...] = ("short", "no_location", "long")
 SCENES = [make_scene(seed) for seed in range(120)]
 
 
-def _all(style: ExpressionStyle) -> list[tuple[Scene, int, Expression]]:
+@cache
+def _said(style: ExpressionStyle) -> list[tuple[Scene, int, Expression]]:
     return [
         (scene, thing.id, expression)
         for scene in SCENES
@@ -41,20 +43,17 @@ def _all(style: ExpressionStyle) -> list[tuple[Scene, int, Expression]]:
     ]
 
 
-SAID = {style: _all(style) for style in STYLES}
-
-
 @pytest.mark.parametrize("style", STYLES)
 def test_every_sentence_means_its_target_only(style: ExpressionStyle) -> None:
     """From the words alone, strictly and leniently read."""
-    for scene, target, expression in SAID[style]:
+    for scene, target, expression in _said(style):
         assert evaluate(expression.text, scene) == {target}, expression
         assert evaluate(expression.text, scene, lenient=True) == {target}, expression
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_words_say_what_was_meant(style: ExpressionStyle) -> None:
-    for _, _, expression in SAID[style]:
+    for _, _, expression in _said(style):
         read = read_expression(expression.text)
         assert read.noun == expression.query.noun
         assert Counter(read.modifiers) == Counter(expression.query.modifiers), expression
@@ -64,7 +63,7 @@ def test_words_say_what_was_meant(style: ExpressionStyle) -> None:
 def test_lenient_reading_holds_all_of_the_strict_one() -> None:
     """For sentences of other scenes, which mean nothing, one or several things in this one."""
     sizes = Counter[int]()
-    for index, (_, _, expression) in enumerate(SAID["short"]):
+    for index, (_, _, expression) in enumerate(_said("short")):
         scene = SCENES[index % len(SCENES)]
         strict = evaluate(expression.text, scene)
         if any(isinstance(modifier, SizeRank | SideRank) for modifier in expression.query.modifiers):
@@ -76,35 +75,35 @@ def test_lenient_reading_holds_all_of_the_strict_one() -> None:
 
 
 def test_no_word_of_place_in_no_location_style() -> None:
-    assert not any(set(e.text.split()) & LOCATION_WORDS for _, _, e in SAID["no_location"])
-    assert sum(bool(set(e.text.split()) & LOCATION_WORDS) for _, _, e in SAID["short"]) > 0.3 * len(SAID["short"])
+    assert not any(set(e.text.split()) & LOCATION_WORDS for _, _, e in _said("no_location"))
+    assert sum(bool(set(e.text.split()) & LOCATION_WORDS) for _, _, e in _said("short")) > 0.3 * len(_said("short"))
 
 
 def test_lengths_go_with_the_style() -> None:
-    words = {style: np.array([len(e.text.split()) for _, _, e in SAID[style]]) for style in STYLES}
+    words = {style: np.array([len(e.text.split()) for _, _, e in _said(style)]) for style in STYLES}
     assert 3 <= words["short"].mean() <= 4.5 and 2.5 <= words["no_location"].mean() <= 4.5
     assert 8 <= words["long"].mean() <= 13 and words["long"].min() >= 5
     for style in STYLES:
-        assert all(e.text == " ".join(e.text.lower().split()) for _, _, e in SAID[style])
-    assert all(e.text.startswith("the ") for _, _, e in SAID["long"])
+        assert all(e.text == " ".join(e.text.lower().split()) for _, _, e in _said(style))
+    assert all(e.text.startswith("the ") for _, _, e in _said("long"))
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_all_kinds_occur_and_looks_alone_do_not_do(style: ExpressionStyle) -> None:
-    kinds = Counter(e.kind for _, _, e in SAID[style])
+    kinds = Counter(e.kind for _, _, e in _said(style))
     impossible = {ExpressionKind.ORDINAL, ExpressionKind.POSITION} if style == "no_location" else set()
     assert set(kinds) == set(ExpressionKind) - impossible
     assert max(kinds.values()) < 0.4 * sum(kinds.values())
     need_more = 0
-    for scene, target, _ in SAID[style]:
+    for scene, target, _ in _said(style):
         thing = scene.object(target)
         need_more += not refers_only_to(Query(Noun(thing.shape, thing.color)), scene, target)
-    assert need_more >= 0.4 * len(SAID[style])
+    assert need_more >= 0.4 * len(_said(style))
 
 
 def test_relations_all_occur() -> None:
     said = Counter(
-        m.relation for style in STYLES for _, _, e in SAID[style] for m in e.query.modifiers if isinstance(m, Related)
+        m.relation for style in STYLES for _, _, e in _said(style) for m in e.query.modifiers if isinstance(m, Related)
     )
     assert set(said) == set(get_args(RelationName)) == set(RELATIONS)
 
@@ -142,7 +141,7 @@ def test_frames_of_clips_have_sentences_too() -> None:
 def test_sentences_hold_in_the_pixels() -> None:
     """Places and sizes as seen in the masks, by other arithmetic than the checker's."""
     checked = Counter[str]()
-    for scene, target, expression in SAID["short"]:
+    for scene, target, expression in _said("short"):
         centres = {t.id: np.argwhere(t.mask).mean(axis=0)[::-1] for t in scene.objects}
         noun = expression.query.noun
         said = {name: word for name in ("shape", "color", "size", "pattern") if (word := getattr(noun, name))}

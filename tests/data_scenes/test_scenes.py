@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import omgbench
+from omgbench.data import scenes
 from omgbench.data.scenes import (
+    DEMO_VERSION,
     EVALUATION_SEEDS,
     TRAINING_SEEDS,
     Scene,
@@ -252,7 +258,30 @@ def _annotation_digest(scene: Scene) -> str:
 
 
 # Another digest means another demo world: raise DEMO_VERSION together with these.
-PINNED: dict[int, tuple[str, str]] = {}
+PINNED: dict[int, tuple[str, str]] = {
+    0: ("c22398646bee08a1", "ec1c800dcfca2103"),
+    1: ("b9cbd59421d9cdd0", "2cda4dcad1219e28"),
+    7: ("65cbf34e03a00cad", "8e1f248b569351a3"),
+    123_456: ("40e50d91862d3e51", "345e4ef458bc05b8"),
+    10_000_000: ("ae2e7d5c9e05f37a", "fa20980ac9b39360"),
+    2_000_000_000: ("3845d29343692867", "d70d0384af4a2165"),
+}
+
+
+def test_the_version_is_that_of_the_pins() -> None:
+    assert DEMO_VERSION == 1
+
+
+def test_asking_for_the_version_imports_no_numpy() -> None:
+    program = "import sys; from omgbench.data.scenes import DEMO_VERSION; sys.exit('numpy' in sys.modules)"
+    folder = Path(omgbench.__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", program], cwd=folder, check=False).returncode == 0
+
+
+def test_the_package_gives_what_it_names() -> None:
+    for name in scenes.__all__:
+        assert getattr(scenes, name) is not None
+    assert callable(scenes.render) and not hasattr(scenes, "no_such_name")
 
 
 @pytest.mark.parametrize("seed", PINNED)

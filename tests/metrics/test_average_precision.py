@@ -17,6 +17,7 @@ from omgbench.contract import Rle
 from omgbench.errors import DataError
 from omgbench.metrics import average_precision as A
 from omgbench.metrics import rle as R
+from omgbench.metrics.grounding import iou_matrix
 
 ORACLES = Path(os.environ.get("OMGBENCH_ORACLES") or Path(__file__).parents[2] / "../shared/data")
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -183,6 +184,22 @@ def test_at_most_a_hundred_predictions_of_an_image_count() -> None:
     assert max(len(record.scores) for record in our_records(truth, everything)) == 100
 
 
+def test_of_equally_good_references_the_later_one_is_taken() -> None:
+    left, right = np.zeros((2, *SIZE), dtype=bool)
+    left[:10, :10] = right[:10, 10:20] = True
+    rles = [R.to_coco(R.mask_to_rle(mask)) for mask in (left, right, left | right, right)]
+    shared = {"image_id": "a", "category_id": 1, "area": 100, "iscrowd": 0, "bbox": [0, 0, 1, 1]}
+    truth = {
+        "images": [{"id": "a", "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": [shared | {"id": i + 1, "segmentation": rle} for i, rle in enumerate(rles[:2])],
+        "categories": [{"id": 1}],
+    }
+    results = [shared | {"score": 0.9 - i / 10, "segmentation": rle} for i, rle in enumerate(rles[2:])]
+    numbers = our_numbers(truth, results)
+    assert numbers == pytest.approx(pycocotools_numbers(truth, results), abs=1e-12)
+    assert numbers[NAMES.index("AP50")] == pytest.approx(51 / 101)
+
+
 def test_the_order_of_predictions_decides_when_all_scores_are_equal() -> None:
     truth, results = random_split(8, equal_scores=True)
     turned = results[::-1]
@@ -229,6 +246,17 @@ def test_perfect_predictions_have_precision_one() -> None:
 
 def any_area(annotation: dict[str, Any]) -> bool:
     return R.area_px(any_rle(annotation["segmentation"], SIZE)) > 0
+
+
+def test_a_matrix_known_already_saves_the_comparison() -> None:
+    rng = np.random.default_rng(1)
+    masks = [R.mask_to_rle(rng.random(SIZE) < share) for share in (0.2, 0.5, 0.0, 0.9)]
+    scores = [0.1, 0.9, 0.5, 0.9]
+    record = A.image_matches("a", masks, masks[1:], scores=scores)
+    assert record == A.image_matches("a", masks, masks[1:], scores=scores, iou=iou_matrix(masks, masks[1:]))
+    assert record.scores == (0.9, 0.9, 0.5, 0.1)
+    assert record.iou[0][0] == record.iou[1][2] == 1.0 > record.iou[3][0] > 0.0
+    assert record.iou[2] == (0.0, 0.0, 0.0)
 
 
 def test_wrong_input_is_an_error_for_people() -> None:

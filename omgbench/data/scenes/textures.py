@@ -12,6 +12,7 @@ from omgbench.data.scenes.shapes import COSINES, UNIT
 from omgbench.data.scenes.vocabulary import STUFF
 
 TILE_PX = 384
+LIGHT_ROOM = 10
 Field = npt.NDArray[np.int64]
 
 
@@ -93,12 +94,21 @@ MAKERS = {
 
 
 @lru_cache(maxsize=32)
-def texture_tile(stuff: str) -> npt.NDArray[np.uint8]:
-    """uint8 (768, 768, 3): the ground's colour with its texture, the tile of 384 pixels repeated twice each way."""
+def texture_tile(stuff: str) -> npt.NDArray[np.uint32]:
+    """The ground's colour with its texture, (768, 768): the tile of 384 pixels repeated twice each way.
+
+    A pixel is R + 256 G + 65536 B. All three stay LIGHT_ROOM away from 0 and 255, so `add_light` needs no carry.
+    """
     kind = STUFF[stuff]
-    index = list(STUFF).index(stuff)
-    field = np.clip(MAKERS[kind.texture](Draws(0, index)), -60, 60)
-    rgb = np.clip(np.array(kind.rgb, dtype=np.int64) + field[:, :, None], 0, 255).astype(np.uint8)
-    tile = np.tile(rgb, (2, 2, 1))
+    field = np.clip(MAKERS[kind.texture](Draws(0, list(STUFF).index(stuff))), -60, 60)
+    rgb = np.clip(np.array(kind.rgb, dtype=np.int64) + field[:, :, None], LIGHT_ROOM, 255 - LIGHT_ROOM)
+    packed = rgb[:, :, 0] + 256 * rgb[:, :, 1] + 65536 * rgb[:, :, 2]
+    tile = np.tile(packed.astype(np.uint32), (2, 2))
     tile.flags.writeable = False
     return tile
+
+
+def add_light(packed: npt.NDArray[np.uint32], light: int) -> npt.NDArray[np.uint32]:
+    """Pixels of a tile made lighter or darker, all three colours by `light`, -LIGHT_ROOM .. LIGHT_ROOM."""
+    step = np.uint32(abs(light) * 0x010101)
+    return packed + step if light >= 0 else packed - step

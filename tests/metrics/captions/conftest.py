@@ -23,7 +23,8 @@ from omgbench.metrics.captions.meteor import MeteorScorer, open_meteor
 Captions = tuple[dict[str, list[str]], dict[str, str]]
 BareScores = dict[str, tuple[float, list[float]]]
 
-_WORDS = "a the two man woman dog dogs cat rides riding sits on in of red big large bike bicycle beach table".split()
+_WORDS = ["a", "the", "two", "man", "woman", "dog", "dogs", "cat", "rides", "riding", "sits", "on", "in", "of", "red"]
+_WORDS += ["big", "large", "bike", "bicycle", "beach", "table"]
 _ENDS = ["", ".", " , near the U.S.", " (left)", " 's hat", '"', " 2 1/2 km", "; café", "!", " [SEG]", " - <p> it </p>"]
 
 

@@ -55,7 +55,7 @@ def test_hostile_captions_neither_hang_nor_shift(running_meteor: MeteorScorer) -
         (dog, "a dog ||| runs on the beach", 1.0),
         (["a dog ||| runs on the beach"], dog[0], 1.0),
         (["|||"], "|||", 0.0),
-        (["SCORE ||| EVAL"], "EVAL ||| 1.0", 0.0),
+        (["SCORE ||| dog"], "EVAL ||| 1.0", 0.0),
         (dog, "\x00\x0b\x1b[31m \ud800 \U0001f600 é 中", 0.0),
         ([long], long, 1.0),
         (dog, "a dog runs on the beach", 1.0),
