@@ -71,7 +71,7 @@ def code_fingerprint(obj: object) -> str:
     path = Path(source)
     in_package = bool(getattr(module, "__package__", ""))
     files = sorted(path.parent.rglob("*.py"))[:MAX_CODE_FILES] if in_package else [path]
-    digest = hashlib.blake2b(f"{cls.__module__}:{cls.__qualname__}".encode(), digest_size=16)
+    digest = hashlib.blake2b(cls.__qualname__.encode(), digest_size=16)
     for file in files:
         digest.update(file.relative_to(path.parent).as_posix().encode())
         digest.update(file.read_bytes())

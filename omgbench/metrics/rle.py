@@ -27,11 +27,20 @@ MAX_PIXELS = 2**28
 """Largest height x width of a mask: run lengths then fit six groups, which is all that pycocotools' buffers hold."""
 
 MAX_GROUPS = 6
+
 MAX_COORDINATE_PX = 2**17
+"""Farthest point of a polygon from the origin, on either axis."""
+
 MAX_OUTLINE_PX = 2**20
 """Longest outline of one polygon: pycocotools needs about 80 bytes per pixel of it."""
 
 Runs = NDArray[np.int64]
+
+_CHARACTERS = bytes(range(48, 112))
+_FIRST_THAT_GOES_ON = 48 + 0x20
+_GROUPS = np.arange(256, dtype=np.int64) - 48
+_TOP_GROUP = (_GROUPS & 0x0F) - (_GROUPS & 0x10)
+_LOWER_GROUP = _GROUPS & 0x1F
 
 
 def parse_runs(counts: str) -> Runs:
@@ -41,34 +50,34 @@ def parse_runs(counts: str) -> Runs:
     not such a string: a foreign character, a number cut off at the end or longer than six groups.
     """
     try:
-        groups = np.frombuffer(counts.encode("ascii"), dtype=np.uint8) - np.uint8(48)
+        text = counts.encode("ascii")
     except UnicodeEncodeError as error:
         raise DataError("mask counts hold characters that are not ASCII") from error
-    if groups.size == 0:
+    if not text:
         return np.zeros(0, dtype=np.int64)
-    if groups.max() > 63:
+    if text.translate(None, _CHARACTERS):
         raise DataError("mask counts hold characters outside the range '0' to 'o' (48 to 111)")
-    if groups[-1] & 0x20:
-        raise DataError("mask counts end in the middle of a number")
-    return _undo_differences(_join_groups(groups))
+    return _undo_differences(_join_groups(np.frombuffer(text, dtype=np.uint8)))
 
 
-def _join_groups(groups: NDArray[np.uint8]) -> Runs:
+def _join_groups(characters: NDArray[np.uint8]) -> Runs:
     """The signed numbers that the five-bit groups spell."""
-    last = (groups < 0x20).nonzero()[0]
-    numbers = groups[last].astype(np.int64)
-    numbers ^= 0x10
-    numbers -= 0x10
-    n_groups = np.empty_like(last)
-    n_groups[0] = last[0] + 1
-    np.subtract(last[1:], last[:-1], out=n_groups[1:])
-    most = int(n_groups.max())
-    if most > MAX_GROUPS:
-        raise DataError(f"mask counts hold a number of {most} groups, more than {MAX_GROUPS}")
-    for k in range(1, most):
-        longer = (n_groups > k).nonzero()[0]
-        lower = groups[last[longer] - k] & 0x1F
-        numbers[longer] = (numbers[longer] << 5) | lower
+    goes_on = characters >= _FIRST_THAT_GOES_ON
+    if goes_on[-1]:
+        raise DataError("mask counts end in the middle of a number")
+    last = (~goes_on).nonzero()[0]
+    numbers = _TOP_GROUP[characters[last]]
+    # Index -1, before the first number, is the last character, which never goes on.
+    which = goes_on[last - 1].nonzero()[0]
+    at = last[which] - 1
+    n_groups = 1
+    while which.size:
+        n_groups += 1
+        if n_groups > MAX_GROUPS:
+            raise DataError(f"mask counts hold a number of more than {MAX_GROUPS} groups")
+        numbers[which] = (numbers[which] << 5) | _LOWER_GROUP[characters[at]]
+        longer = goes_on[at - 1].nonzero()[0]
+        which, at = which[longer], at[longer] - 1
     return numbers
 
 

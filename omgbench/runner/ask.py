@@ -77,7 +77,7 @@ class Asker:
                 answers[response.id] = _checked(request, response)
 
     def _shrink(self, tried: int) -> None:
-        smaller = max(1, min(self.batch_size, tried) // 2)
+        smaller = max(1, tried // 2)
         if smaller < self.batch_size:
             self.batch_size = smaller
             _warn(f"out of memory with {tried} requests; the batch size is {smaller} from here on")

@@ -353,7 +353,7 @@ def make_result(
         coverage=_coverage(scores),
         metrics=tuple(_metric_records(context, scores)),
         complete=not reasons,
-        reasons=tuple(reasons + scores.first_errors),
+        reasons=tuple(reasons + scores.error_lines()),
         marks=tuple(_marks(context, scores)),
         determinism=determinism,
         started=started.isoformat(timespec="seconds"),

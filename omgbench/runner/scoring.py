@@ -17,6 +17,8 @@ from omgbench.runner.plan import Plan, PlannedSample
 from omgbench.store.files import atomic_writer
 
 RECORDS_FILE = "records.jsonl"
+SHOWN_ERRORS = 5
+MOST_ERRORS = 1000
 
 
 @dataclass(slots=True)
@@ -27,13 +29,18 @@ class Scores:
         values: one per metric of the task, in its order.
         statuses: samples by status, after scoring.
         images: digest over the digests of the pictures shown, in sample order; "" when none were.
-        first_errors: up to five messages of failed samples, each with its id.
+        errors: messages of failed samples, each with the number of samples and the first one's id.
     """
 
     values: tuple[MetricValue, ...] = ()
     statuses: dict[str, int] = field(default_factory=dict)
     images: str = ""
-    first_errors: list[str] = field(default_factory=list)
+    errors: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def error_lines(self) -> list[str]:
+        """The most frequent messages, for people."""
+        frequent = sorted(self.errors.items(), key=lambda item: -item[1][0])[:SHOWN_ERRORS]
+        return [f"{count} x {text} (first: {first})" for text, (count, first) in frequent]
 
 
 def score_cell(plan: Plan, index: JournalIndex, folder: Path) -> Scores:
@@ -78,8 +85,9 @@ def _records(plan: Plan, index: JournalIndex, scores: Scores, images: Any, strea
             scores.images = scores.images or answer.images
         record, error = score_sample(plan, planned, response)
         scores.statuses[record.status.value] = scores.statuses.get(record.status.value, 0) + 1
-        if error is not None and len(scores.first_errors) < 5:
-            scores.first_errors.append(f"{record.id}: {error}")
+        if error is not None and (error in scores.errors or len(scores.errors) < MOST_ERRORS):
+            count, first = scores.errors.get(error, (0, record.id))
+            scores.errors[error] = (count + 1, first)
         stream.write(record_line(record))
         if record.status is not Status.UNSUPPORTED:
             yield record

@@ -221,6 +221,7 @@ BAD_FILES: dict[str, tuple[Change, str]] = {
     "mask without size": (put(*SEGMENTATION, {"counts": EMPTY_COUNTS}), "'size' is missing"),
     "mask size of three": (put(*SEGMENTATION, rle(EMPTY_COUNTS, (20, 30, 1))), "size has 3 numbers"),
     "mask of another size": (put(*SEGMENTATION, rle(EMPTY_COUNTS, (30, 20))), "mask of 30 x 20"),
+    "mask too wide": (put(*SEGMENTATION, rle([20 * 31], (20, 31))), "mask of 20 x 31"),
     "mask bomb": (put(*SEGMENTATION, rle(EMPTY_COUNTS, (2**20, 2**20))), "1 to 268435456 pixels"),
     "mask without counts": (put(*SEGMENTATION, {"size": [HEIGHT, WIDTH]}), "counts is null"),
     "runs too few": (put(*SEGMENTATION, rle([500])), "add up to 500"),

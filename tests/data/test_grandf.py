@@ -213,6 +213,11 @@ def test_predictions_are_read_wrapped_or_bare(tmp_path: Path, wrap: Callable[[An
     assert read_one(tmp_path, wrap(prediction())) == EXPECTED
 
 
+def test_a_first_value_that_lacks_a_key_is_no_wrapper(tmp_path: Path) -> None:
+    assert read_one(tmp_path, {"settings": {"phrases": []}, **prediction()}) == EXPECTED
+    assert read_one(tmp_path, {"settings": {"caption": ""}, **prediction()}) == EXPECTED
+
+
 def test_the_id_inside_a_prediction_is_not_looked_at(tmp_path: Path) -> None:
     assert read_one(tmp_path, {**prediction(), "image_id": "sa_999"}) == EXPECTED
 

@@ -154,6 +154,7 @@ BAD_PICKLES = {
     "memo number 2**31": (b"\x80\x02]r\xff\xff\xff\x7f.", "LONG_BINPUT"),
     "memo number 2**24": (b"\x80\x02]r\x00\x00\x00\x01.", "LONG_BINPUT"),
     "memo number in text": (b"(lp999999999\n.", "PUT"),
+    "memo number in text beyond the file": (b"(lp100\n.", "PUT"),
     "tuples deep enough to break hashing": (nested_tuple_key(100_000), "tuples"),
     "bad escape": (b"S'\\x'\n.", "not a usable pickle"),
     "unquoted string": (b"Sabc\n.", "not a usable pickle"),

@@ -205,7 +205,7 @@ def known_scene() -> Scene:
         _thing("star", "red", 160, 110),  # 5: in the ring
         _thing("square", "blue", 100, 30, 20),  # 6: behind 7, in the sky
         _thing("square", "red", 112, 30),  # 7: in front of 6
-        _thing("star", "blue", 20, 130),  # 8: below 1
+        _thing("star", "blue", 21, 128, 11),  # 8: below 1
         _thing("diamond", "black", 130, 70, 8),  # 9: half way from 6 to 4
     )
     blueprint = Blueprint(200, 160, ground, things, (0, 1, 2))
@@ -221,7 +221,11 @@ def known_scene() -> Scene:
         ("purple thing", set()),
         ("largest square", {6}),
         ("the smallest square in the image", {7}),
+        ("largest star", {5}),
+        ("smallest star", {8}),
         ("leftmost circle", {1}),
+        ("leftmost thing", {1}),
+        ("circle closest to red square", {3}),
         ("second circle from the right", {2}),
         ("third circle from left", {3}),
         ("fourth circle from left", set()),
@@ -257,6 +261,12 @@ def test_known_answers(known_scene: Scene, text: str, strict: set[int]) -> None:
     ("text", "lenient"),
     [
         ("star left of ring", {8}),
+        ("largest star", {5, 8}),
+        ("smallest star", {5, 8}),
+        ("largest square", {6}),
+        ("leftmost thing", {1, 8}),
+        ("leftmost circle", {1}),
+        ("circle closest to red square", {2, 3}),
         ("thing left of circle", {1, 2, 8}),
         ("circle between blue star and blue circle", {1, 2}),
         ("circle next to blue star", {1, 2}),

@@ -355,7 +355,7 @@ BROKEN: list[tuple[Callable[[], Any], str, str]] = [
     (RestlessDemo, "demo repeats", "log.txt"),
     (RaisesInSamples, "raises nothing", "KeyError"),
     (WrongPerfectAnswer, "perfect answer", "masks[0]: size"),
-    (PoorPerfectAnswer, "perfect cIoU", "the scale's best is 1.0"),
+    (PoorPerfectAnswer, "perfect cIoU", "the best of the scale is 1.0"),
     (scoring(lambda sample, response, record: replace(record, group="x")), "records", "must be the sample's"),
     (scoring(lambda sample, response, record: replace(record, status=Status.OK)), "records", "must be the sample's"),
     (scoring(lambda sample, response, record: record.stats), "records", "expected a Record"),  # type: ignore[arg-type,return-value]

@@ -79,8 +79,8 @@ class MeteorScorer:
             MetricNotComputed: the jar died, gave no answer in time, or answered with something else than numbers; the
                 message names the caption. The scorer cannot be used afterwards.
         """
-        requests = [_score_request(refs, hypothesis) for refs, hypothesis in zip(references, hypotheses, strict=True)]
-        self._send(requests)
+        captions = zip(references, hypotheses, names, strict=True)
+        self._send([_score_request(refs, hypothesis) for refs, hypothesis, _ in captions])
         statistics = [self._statistics(name) for name in names]
         self._send([" ||| ".join(["EVAL", *statistics])])
         values = [self._number(name) for name in names]

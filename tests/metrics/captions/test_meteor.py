@@ -72,10 +72,15 @@ def test_order_of_captions_does_not_change_values(running_meteor: MeteorScorer) 
 
 
 def test_more_captions_than_a_pipe_holds(running_meteor: MeteorScorer) -> None:
-    references, hypotheses = NLG_EVAL_REFERENCES * 500, NLG_EVAL_HYPOTHESES * 500
-    corpus, items = running_meteor.score(references, hypotheses, _names(1000))
+    references, hypotheses = NLG_EVAL_REFERENCES * 200, NLG_EVAL_HYPOTHESES * 200
+    corpus, items = running_meteor.score(references, hypotheses, _names(400))
     assert corpus == pytest.approx(0.2957971080379661, abs=1e-12)
-    assert items == [0.1556568826170604, 0.39012536521249613] * 500
+    assert items == [0.1556568826170604, 0.39012536521249613] * 200
+
+
+def test_a_running_java_keeps_no_file_that_a_kill_would_leave(running_meteor: MeteorScorer) -> None:
+    running_meteor.score([["a dog"]], ["a dog"], _names(1))
+    assert list(Path("/tmp").glob(f"hsperfdata_*/{running_meteor._process.pid}")) == []
 
 
 def test_a_java_killed_while_it_works_is_an_error(
