@@ -47,8 +47,11 @@ def request_fingerprint(request: Request) -> str:
         (gen.max_new_tokens, gen.temperature, gen.num_beams, gen.stop, gen.seed),
         request.is_clip,
     )
-    text = json.dumps(parts, separators=(",", ":"), ensure_ascii=False)
+    text = _ENCODER.encode(parts)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def file_sha256(path: Path) -> str:

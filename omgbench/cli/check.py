@@ -20,13 +20,18 @@ Examples:
 )
 @click.argument("model")
 @model_args_option
-def check_adapter(model: str, model_args: tuple[str, ...]) -> int:
+@click.option(
+    "--online", is_flag=True, help="The model may use the network (an API); otherwise a connection is a failure."
+)
+def check_adapter(model: str, model_args: tuple[str, ...], online: bool) -> int:
     """Ask MODEL made-up requests of every kind it declares, and name every rule of the contract it breaks."""
     from omgbench import registry
+    from omgbench.contract import Placement
     from omgbench.testing import check_model
 
     arguments = read_pairs(model_args, "--model-args")
-    report = check_model(lambda: registry.build_model(model, arguments))
+    placement = Placement(offline=not online)
+    report = check_model(lambda: registry.build_model(model, arguments), placement=placement)
     click.echo(str(report))
     return 0 if report.ok else EXIT_INCOMPLETE
 

@@ -52,7 +52,8 @@ class Box:
     """One predicted box.
 
     Attributes:
-        xyxy: see `BoxXyxy`; finite, x1 <= x2 and y1 <= y2; may reach over the border of the frame.
+        xyxy: see `BoxXyxy`; finite; may reach over the border of the frame. A box turned inside out (x2 < x1) is
+            kept as the model gave it and meets nothing: a wrong answer is scored, not refused.
         score: confidence, higher is surer; None when the model gives none.
         frame: index into `Request.frames`.
     """

@@ -60,7 +60,7 @@ class MetricSpec:
         description: definition in a sentence, with the source of formula or quirk.
         scale: the values' range, lower and upper bound; None = unbounded on that side.
         display_factor: tables show value x factor (100 for fractions shown as percentages).
-        higher_is_better: direction.
+        higher_is_better: direction; None where neither is better (a share of yes answers).
         primary: stands in the default table.
         optional: absent means (a text model that is not installed) leave the result complete.
     """
@@ -69,7 +69,7 @@ class MetricSpec:
     description: str
     scale: tuple[float | None, float | None] = (0.0, 1.0)
     display_factor: float = 100.0
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
     primary: bool = False
     optional: bool = False
 
@@ -82,7 +82,7 @@ class MetricValue:
         name: a `MetricSpec.name` of the task.
         value: unrounded, on the metric's own scale; None when not computed.
         n: how many items the number rests on (sentences, images, captions).
-        note: why it was not computed, or with what help it was.
+        note: why it was not computed (required when there were items), or with what help it was.
         interval: 95% interval (low, high), None when none was computed.
     """
 

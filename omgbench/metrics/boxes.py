@@ -13,6 +13,8 @@ from omgbench.metrics.iou import ExactSum
 
 ACCURACY_THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
+_BORDER = 1e-9
+
 
 def box_iou_xyxy(a: BoxXyxy, b: BoxXyxy) -> float:
     """IoU of two boxes with continuous borders (width = x2 - x1), any common unit, 0 to 1.
@@ -53,10 +55,15 @@ BOX_IOU_RULES: Mapping[str, Callable[[BoxXyxy, BoxXyxy], float]] = MappingProxyT
 
 
 def center_inside(prediction: BoxXyxy, reference: BoxXyxy) -> bool:
-    """Whether the centre of the prediction lies in the reference, border included (lmms-eval's Center_ACC)."""
+    """Whether the centre of the prediction lies in the reference, border included (lmms-eval's Center_ACC).
+
+    lmms-eval compares fractions of the image. Answers of two decimals do hit a border exactly, and pixels round
+    otherwise than fractions, so a centre within 1e-9 of the border counts as on it in either unit.
+    """
     x = (prediction[0] + prediction[2]) / 2
     y = (prediction[1] + prediction[3]) / 2
-    return reference[0] <= x <= reference[2] and reference[1] <= y <= reference[3]
+    in_width = reference[0] - _BORDER <= x <= reference[2] + _BORDER
+    return in_width and reference[1] - _BORDER <= y <= reference[3] + _BORDER
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ MAX_OUTLINE_PX = 2**20
 
 Runs = NDArray[np.int64]
 
+_MOST_AREAS = 200
+"""pycocotools 2.0.11 raises OverflowError for the areas of more than 255 masks at once."""
 _CHARACTERS = bytes(range(48, 112))
 _FIRST_THAT_GOES_ON = 48 + 0x20
 _GROUPS = np.arange(256, dtype=np.int64) - 48
@@ -281,8 +283,10 @@ def area_px(rle: Rle) -> int:
 
 
 def areas_px(rles: Sequence[Rle]) -> list[int]:
-    """Number of pixels of each mask; one call of pycocotools for all."""
-    areas: list[int] = coco_mask.area([to_coco(rle) for rle in rles]).tolist() if rles else []
+    """Number of pixels of each mask."""
+    areas: list[int] = []
+    for start in range(0, len(rles), _MOST_AREAS):
+        areas += coco_mask.area([to_coco(rle) for rle in rles[start : start + _MOST_AREAS]]).tolist()
     return areas
 
 

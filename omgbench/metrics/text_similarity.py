@@ -59,6 +59,7 @@ class MeanPooling:
         """Tokenizer and model, read from local files once. Raises `MetricNotComputed` when they cannot be."""
         if self._loaded is None:
             try:
+                _check_presence(self._source)
                 self._loaded = _read_checkpoint(self._source)
             except (ImportError, OSError, ValueError) as error:
                 raise MetricNotComputed(
@@ -107,6 +108,14 @@ class MeanPooling:
             return np.zeros((len(labels), len(phrases)))
         vectors = self.embed([*labels, *phrases])
         return vectors[: len(labels)] @ vectors[len(labels) :].T
+
+
+def _check_presence(source: str | Path) -> None:
+    """Raise `OSError` for a checkpoint that is not there, before transformers is imported: that takes seconds."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not Path(source).is_dir() and not isinstance(try_to_load_from_cache(str(source), "config.json"), str):
+        raise OSError(f"{source} is not in the local cache")
 
 
 def _read_checkpoint(source: str | Path) -> tuple[Any, Any]:

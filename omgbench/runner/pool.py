@@ -126,7 +126,9 @@ class PoolEngine:
             # A Ctrl-C of the terminal must reach the parent alone, which then lets workers finish their batch.
             start_new_session=True,
         )
-        worker = _Worker(number, process, Watchdog(f"worker {number} (process {process.pid})", lambda line: self._say(line)))
+        worker = _Worker(
+            number, process, Watchdog(f"worker {number} (process {process.pid})", lambda line: self._say(line))
+        )
         placement = asdict(self._model.placement) | {"worker": number}
         arguments = dict(self._model.arguments)
         self.tell(worker, {"model": self._model.spec, "model_args": arguments, "placement": placement})

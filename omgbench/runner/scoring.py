@@ -83,37 +83,40 @@ def _records(plan: Plan, index: JournalIndex, scores: Scores, images: Any, strea
             response = answer.response
             images.update(answer.images.encode())
             scores.images = scores.images or answer.images
-        record, error = score_sample(plan, planned, response)
+        record, line, error = score_sample(plan, planned, response)
         scores.statuses[record.status.value] = scores.statuses.get(record.status.value, 0) + 1
         if error is not None and (error in scores.errors or len(scores.errors) < MOST_ERRORS):
             count, first = scores.errors.get(error, (0, record.id))
             scores.errors[error] = (count + 1, first)
-        stream.write(record_line(record))
+        stream.write(line)
         if record.status is not Status.UNSUPPORTED:
             yield record
 
 
-def score_sample(plan: Plan, planned: PlannedSample, response: Response) -> tuple[Record, str | None]:
-    """Record of one answer, and its error if it failed. Never raises for one sample."""
+def score_sample(plan: Plan, planned: PlannedSample, response: Response) -> tuple[Record, str, str | None]:
+    """Record of one answer, its line for the records file, and the error if it failed. Never raises for one sample."""
     sample = planned.sample
     if response.status is Status.UNSUPPORTED:
-        return Record(sample.id, sample.group, response.status, {"error": response.error}), response.error
+        record = Record(sample.id, sample.group, response.status, {"error": response.error})
+        return record, record_line(record), response.error
     try:
         record = plan.cell.task.score(sample, response)
-        record_line(record)
+        return record, record_line(record), response.error if response.status.failed else None
     except Exception as error:
         text = f"scoring failed: {describe_error(error)}"
-        failed = Response(sample.id, Status.ERROR, error=text)
         if response.status.failed:
             raise OmgbenchError(f"task {plan.cell.label} cannot score a failed answer ({sample.id}): {text}") from error
-        return plan.cell.task.score(sample, failed), text
-    return record, response.error if response.status.failed else None
+        record = plan.cell.task.score(sample, Response(sample.id, Status.ERROR, error=text))
+        return record, record_line(record), text
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def record_line(record: Record) -> str:
     """One line of the records file. Raises `ValueError` for NaN or infinity in the statistics."""
     value = {"id": record.id, "group": record.group, "status": record.status.value, "stats": record.stats}
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+    return _ENCODER.encode(value) + "\n"
 
 
 def read_records(path: Path) -> Iterator[Record]:

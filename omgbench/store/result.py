@@ -93,7 +93,7 @@ class MetricRecord(_Strict):
     description: str
     scale: tuple[float | None, float | None]
     display_factor: float
-    higher_is_better: bool
+    higher_is_better: bool | None
     primary: bool
     optional: bool
 

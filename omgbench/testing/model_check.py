@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from typing import TypeVar, cast
 
 from omgbench.contract import Capabilities, Intent, Model, ModelIdentity, Placement, Request, Response
@@ -28,13 +29,14 @@ def check_model(
     Every intent, prompt kind and other ability it declares is tried on pictures of odd sizes and pixel modes (1x1,
     3x500, 640x480, grey, transparent, 16-bit, palette), in batches of 3, of 1, and in reversed order; then it meets
     a picture that is none, an endless text and an empty one; then it is closed and loaded again. Some forty
-    requests, each asked about four times, all with at most 32 new tokens. Nothing may use the network.
+    requests, each asked about four times, all with at most 32 new tokens.
 
     Args:
         model_or_factory: a class or function that gives a fresh model each time (preferred: it shows whether memory is
             freed), or a model, which is then closed and loaded again.
         intents: try only these of the declared intents.
-        placement: where to load; `Placement()` by default, which forbids fetching.
+        placement: where to load; `Placement()` by default, which is offline: any use of the network is then refused and
+            fails the check.
     """
     is_factory = isinstance(model_or_factory, type) or not hasattr(model_or_factory, "respond")
     if is_factory:
@@ -43,7 +45,8 @@ def check_model(
         make = lambda: cast(Model, model_or_factory)  # noqa: E731
     where = placement or Placement()
     findings = Findings()
-    with no_network() as attempts:
+    with ExitStack() as stack:
+        attempts = stack.enter_context(no_network()) if where.offline else []
         life = _Life(make, where, intents, findings)
         died = _guarded(life.first, findings)
         gc.collect()

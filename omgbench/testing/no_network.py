@@ -14,7 +14,7 @@ def no_network() -> Iterator[list[str]]:
     """Refuse connections and name look-ups to anything but this machine; yields the list of attempted addresses.
 
     The refusal is an `OSError`, as if the cable were out, so that code which can do without goes on. Local sockets
-    and loopback stay open. Connections made by C libraries past Python's `socket` module are not seen.
+    and loopback stay open. Connections of other processes, or of C libraries past Python's `socket`, are not seen.
     """
     attempts: list[str] = []
     connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo

@@ -24,7 +24,8 @@ class Check:
 
     def __str__(self) -> str:
         mark = "skip" if self.skipped else "ok" if self.passed else "FAIL"
-        return f"{mark:4}  {self.name}" + (f": {self.detail}" if self.detail else "")
+        detail = " ".join(self.detail.split())
+        return f"{mark:4}  {self.name}" + (f": {detail}" if detail else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ class SplitTrial:
                 reason = best[spec.name].note or "not computed"
                 self._findings.skip(f"perfect {spec.name}", f"{self._split.label}: {reason}")
                 continue
-            bound = spec.scale[1] if spec.higher_is_better else spec.scale[0]
+            bound = None if spec.higher_is_better is None else spec.scale[1 if spec.higher_is_better else 0]
             reached = bound is None or abs(value - bound) <= BOUND_TOLERANCE
             problem = f"perfect answers give {value}, the best of the scale is {bound}"
             self._expect(f"perfect {spec.name}", None if reached else problem)
@@ -226,6 +226,8 @@ def _frames_problem(samples: Iterable[Sample]) -> str | None:
 
 
 def _is_better(spec: MetricSpec, value: float, other: float) -> bool:
+    if spec.higher_is_better is None:
+        return False
     gain = value - other if spec.higher_is_better else other - value
     return gain > ORDER_TOLERANCE * max(1.0, abs(other))
 

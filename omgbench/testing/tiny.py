@@ -85,7 +85,7 @@ class TinyTask:
             frame = Frame(f"tiny/{name}", width, height, source)
             for index in range(group * self.per_group, (group + 1) * self.per_group):
                 request = Request(f"{index:08d}", Intent.REFER_SEGMENT, (frame,), text=f"rectangle {index}")
-                yield Sample(request, name, self.target(index))
+                yield Sample(request, name, index)
 
     def target(self, index: int) -> Rle:
         """The rectangle of a sample: at least one pixel, at most half of the frame on each side."""
@@ -104,7 +104,7 @@ class TinyTask:
         from omgbench.metrics.rle import union_of
 
         predicted = [] if response.status.failed else [mask.rle for mask in response.masks]
-        found = overlap(union_of(predicted) if predicted else None, sample.reference)
+        found = overlap(union_of(predicted) if predicted else None, self.target(sample.reference))
         stats = {"intersection_px": found.intersection_px, "union_px": found.union_px}
         return Record(sample.id, sample.group, response.status, stats)
 
@@ -123,7 +123,7 @@ class TinyTask:
 
     def perfect_answer(self, sample: Sample) -> Response:
         """The rectangle itself."""
-        return Response(sample.id, text="", masks=(Mask(sample.reference),))
+        return Response(sample.id, text="", masks=(Mask(self.target(sample.reference)),))
 
     def write_demo(self, data_root: Path, seed: int) -> None:
         """Paint the pictures where the task has any; its samples do not depend on `seed`."""

@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-TINY = "omgbench.testing.tiny:TinyTask"
-TINY_CELL = "tiny-val"
 SIZE = (8, 6)
 """(width, height) of every made picture."""
+ENTRY_POINT = "from omgbench.cli import main; main()"
 PROGRESS = re.compile(r"\S+: \d+ samples(, \d+ already answered)?$|.*no data root is set, so small made-up demo scenes")
 """Lines on standard error that report progress and are no message about a mistake."""
 
@@ -52,8 +51,48 @@ class Outcome:
         return found
 
 
+class Running:
+    """A command in a process of its own; killed when the block ends before it does."""
+
+    def __init__(self, command: list[str], folder: Path) -> None:
+        self.process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+        self._err = ""
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def wait_for(self, text: str) -> None:
+        """Until a line of standard error holds `text`."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._err += line
+            if text in line:
+                return
+        raise AssertionError(f"{text!r} never came:\n{self._err}")
+
+    def finish(self, timeout_s: float = 60) -> Outcome:
+        """Wait for the end."""
+        out, err = self.process.communicate(timeout=timeout_s)
+        return Outcome(self.process.returncode, out, self._err + err)
+
+
 class Bench:
-    """A folder to work in and the means to fill it."""
+    """A folder to work in and the means to fill it.
+
+    Attributes:
+        TINY: spec of a task of 24 samples that needs no files; its cell is `tiny:val`, its folder `tiny-val`.
+        SIZE: (width, height) of every made picture.
+    """
+
+    TINY = "omgbench.testing.tiny:TinyTask"
+    SIZE = SIZE
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -81,17 +120,15 @@ class Bench:
             return 1
         raise AssertionError("main() must end in SystemExit")
 
-    def spawn(self, *arguments: object, timeout_s: float = 60) -> Outcome:
-        """Run `omgbench ARGUMENTS` in a process of its own."""
-        done = subprocess.run(
-            self.command(*arguments), cwd=self.folder, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr)
+    def spawn(self, *arguments: object, code: str = ENTRY_POINT) -> Outcome:
+        """Run `omgbench ARGUMENTS` in a process of its own and wait for its end."""
+        with self.start(*arguments, code=code) as running:
+            return running.finish()
 
-    @staticmethod
-    def command(*arguments: object) -> list[str]:
-        """The command of a process of its own, on this interpreter."""
-        return [sys.executable, "-c", "from omgbench.cli import main; main()", *map(str, arguments)]
+    def start(self, *arguments: object, code: str = ENTRY_POINT) -> Running:
+        """Start `omgbench ARGUMENTS` in a process of its own."""
+        # Without -P the working folder would be on the import path, which it is not for the installed command.
+        return Running([sys.executable, "-P", "-c", code, *map(str, arguments)], self.folder)
 
     def write(self, name: str, content: str | bytes | Any) -> Path:
         """Write a file: text (its margin taken off) or bytes as they are, anything else as JSON."""
@@ -115,7 +152,7 @@ class Bench:
 
     def tiny_run(self, out: str = "run", *more: object, model: str = "random") -> Outcome:
         """A complete run of 24 samples that need no files."""
-        return self.call("run", "--model", model, "--tasks", TINY, "--out", out, *more)
+        return self.call("run", "--model", model, "--tasks", self.TINY, "--out", out, *more)
 
     def model(self, body: str = "", name: str = "model.py") -> str:
         """A model file whose class `M` answers nothing and reads images; `body` adds to the class or replaces parts."""
@@ -265,6 +302,12 @@ def gcg_files(captions: Any = None, masks: Any = None) -> dict[str, Any]:
         },
         **{f"GranDf_HA_images/val_test/sa_{n}.jpg": picture() for n in range(2)},
     }
+
+
+Bench.picture = staticmethod(picture)
+Bench.refer_refs = staticmethod(refer_refs)
+Bench.refer_instances = staticmethod(refer_instances)
+Bench.gcg_files = staticmethod(gcg_files)
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,17 @@ def test_centre_on_the_border_is_inside() -> None:
     assert not B.center_inside((1, -3, 2, 2), reference)
 
 
+def test_a_centre_on_the_border_is_inside_in_fractions_and_in_pixels() -> None:
+    # From refer_coco_real: the centre y is (0.56 + 0.59) / 2 = 0.575, the lower border 246.1 / 428 = 0.575.
+    width, height = 640, 428
+    prediction, reference_px = (0.93, 0.56, 0.94, 0.59), (596.87, 232.88, 606.61, 246.1)
+    reference = tuple(side / (width, height)[i % 2] for i, side in enumerate(reference_px))
+    prediction_px = tuple(side * (width, height)[i % 2] for i, side in enumerate(prediction))
+    assert (prediction_px[1] + prediction_px[3]) / 2 > reference_px[3]
+    assert B.center_inside(prediction, reference) and B.center_inside(prediction_px, reference_px)
+    assert not B.center_inside((0.93, 0.56, 0.94, 0.590001), reference)
+
+
 def test_no_box_and_unknown_rules() -> None:
     assert B.box_overlap(None, (0, 0, 1, 1)) == B.BoxOverlap(0.0, False)
     with pytest.raises(UserError, match="box rule"):

@@ -91,8 +91,7 @@ def _boxes(folder: Path, split: str) -> Iterator[Response]:
     for row in _predictions(folder, split):
         image = images[row["image_id"]]
         x1, y1, x2, y2 = parse_box_lmms_eval(row["rec_text"])
-        # A box turned inside out meets nothing under that rule; the contract wants ordered corners.
-        xyxy = (x1 * image.width, y1 * image.height, max(x1, x2) * image.width, max(y1, y2) * image.height)
+        xyxy = (x1 * image.width, y1 * image.height, x2 * image.width, y2 * image.height)
         yield Response(f"refcoco:{split}#{row['sent_id']}", text=row["rec_text"], boxes=(Box(xyxy),))
 
 

@@ -78,7 +78,9 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_an_explicit_directory_refuses_what_changed(change: str, run: Callable[..., Evaluation], tmp_path: Path) -> None:
+def test_an_explicit_directory_refuses_what_changed(
+    change: str, run: Callable[..., Evaluation], tmp_path: Path
+) -> None:
     run(out=tmp_path / "out")
     journals = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.jsonl")}
     with pytest.raises(RunRefused, match="another fingerprint"):

@@ -28,7 +28,7 @@ class Logged(RandomModel):
         time.sleep(float(os.environ["SECONDS_PER_BATCH"]))
         return super().respond(requests)
 '''
-TASK = '''
+TASK = """
 import os
 
 from omgbench.testing.tiny import TinyTask
@@ -36,7 +36,7 @@ from omgbench.testing.tiny import TinyTask
 
 def many():
     return TinyTask(n_groups=int(os.environ["N_GROUPS"]), per_group=4)
-'''
+"""
 
 
 class Runs:

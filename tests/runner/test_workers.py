@@ -84,7 +84,9 @@ def _evaluate(files: Path, model: str, **options: object) -> object:
     return evaluate(f"{files / 'models.py'}:{model}", [f"{files / 'task.py'}:tiny"], out=files / "out", **options)
 
 
-@pytest.mark.parametrize(("model", "status", "words"), [("Dies", "error", "died"), ("Hangs", "timeout", "no answer within")])
+@pytest.mark.parametrize(
+    ("model", "status", "words"), [("Dies", "error", "died"), ("Hangs", "timeout", "no answer within")]
+)
 def test_the_request_that_kills_a_worker_is_one_record(files: Path, model: str, status: str, words: str) -> None:
     evaluation = _evaluate(files, model, workers=2, batch_size=8, timeout_s=2.0)
     (result,) = evaluation.results  # type: ignore[attr-defined]

@@ -188,7 +188,7 @@ def other_frame(**changes: Any) -> Callable[[], Tiny]:
 
 def of_intent(intent: Intent) -> Callable[[], Tiny]:
     factory = asking(lambda sample: replace(sample, request=replace(sample.request, intent=intent)))
-    factory.changes = {"intents": frozenset({intent})}  # type: ignore[attr-defined]
+    factory.changes = {"intents": frozenset({intent})}
     return factory
 
 
@@ -326,7 +326,7 @@ BROKEN: list[tuple[Callable[[], Any], str, str]] = [
     (declaring(templates={"paper": "Segment {text} as {format}."}), "info", "{format}"),
     (asking(lambda sample: replace(sample, request=replace(sample.request, id=""))), "samples", "id ''"),
     (asking(lambda sample: replace(sample, group="")), "samples", "group ''"),
-    (asking(lambda sample: sample.request), "samples", "expected a Sample"),  # type: ignore[arg-type,return-value]
+    (asking(lambda sample: sample.request), "samples", "expected a Sample"),
     (asking(lambda s: replace(s, request=replace(s.request, intent=Intent.CHAT))), "samples", "not among the intents"),
     (asking(lambda s: replace(s, request=replace(s.request, frames=()))), "samples", "has no frame"),
     (other_frame(width=0), "samples", "0 x 30"),
@@ -358,7 +358,7 @@ BROKEN: list[tuple[Callable[[], Any], str, str]] = [
     (PoorPerfectAnswer, "perfect cIoU", "the best of the scale is 1.0"),
     (scoring(lambda sample, response, record: replace(record, group="x")), "records", "must be the sample's"),
     (scoring(lambda sample, response, record: replace(record, status=Status.OK)), "records", "must be the sample's"),
-    (scoring(lambda sample, response, record: record.stats), "records", "expected a Record"),  # type: ignore[arg-type,return-value]
+    (scoring(lambda sample, response, record: record.stats), "records", "expected a Record"),
     (with_stats(lambda record: {"iou": float("nan")}), "records", "no plain JSON"),
     (with_stats(lambda record: {"answer": {1, 2}}), "records", "no plain JSON"),
     (with_stats(lambda record: {"pair": (1, 2)}), "records", "changed"),
@@ -429,5 +429,5 @@ def test_card_and_published_numbers(tmp_path: Path, card: str, published: str, f
 def test_an_intent_that_points_needs_a_region() -> None:
     request = Request("r", Intent.REGION_CAPTION, (Frame("f", 4, 4, b""),))
     factory = asking(lambda sample: replace(sample, request=replace(request, id=sample.id)))
-    factory.changes = {"intents": frozenset({Intent.REGION_CAPTION})}  # type: ignore[attr-defined]
+    factory.changes = {"intents": frozenset({Intent.REGION_CAPTION})}
     assert "points at nothing" in check_task(factory)["samples"].detail

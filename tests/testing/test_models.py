@@ -165,7 +165,7 @@ def test_out_of_memory_is_known_by_its_name_and_can_wait_for_a_large_batch() -> 
 @pytest.mark.parametrize("how", ["wrong_size", "bad_span"])
 def test_crashing_breaks_the_rules(how: str) -> None:
     asked = request(Intent.REFER_SEGMENT)
-    (answer,) = CrashingModel(how, every=1).respond([asked])  # type: ignore[arg-type]
+    (answer,) = CrashingModel(how, every=1).respond([asked])
     problem = check_response(asked, answer)
     assert problem is not None
     assert problem.startswith({"wrong_size": "masks[0]: size", "bad_span": "spans[0]"}[how])
@@ -197,7 +197,7 @@ def test_every_chooses_about_that_many_by_id() -> None:
 
 def test_an_unknown_way_to_crash_is_refused() -> None:
     with pytest.raises(ValueError, match="wrong_size"):
-        CrashingModel(how="explode")  # type: ignore[arg-type]
+        CrashingModel(how="explode")
 
 
 def test_slow_sleeps_once_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +244,7 @@ def test_importing_the_package_is_light() -> None:
 def test_masks_as_prompts_fit_their_frame() -> None:
     for width, height in ((1, 1), (3, 500), (640, 480)):
         frame = replace(FRAME, width=width, height=height)
-        asked = plain_request(Intent.INTERACTIVE, frame, replace(weightless_capabilities(), prompt_kinds={"mask"}))  # type: ignore[arg-type]
+        asked = plain_request(Intent.INTERACTIVE, frame, replace(weightless_capabilities(), prompt_kinds={"mask"}))
         (prompt,) = asked.prompts
         assert isinstance(prompt, MaskPrompt)
         assert prompt.rle.size == (height, width)

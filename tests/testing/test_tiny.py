@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omgbench.contract import Mask, Response, Sample, Status
+from omgbench.contract import Mask, Response, Rle, Sample, Status
 from omgbench.errors import DataError
 from omgbench.metrics.rle import parse_runs
 from omgbench.testing import RandomModel, TinyTask, WholeImageModel, check_task
@@ -38,10 +38,14 @@ def test_samples_come_one_by_one() -> None:
     assert len({sample.id for sample in first}) == 15
 
 
+def _targets(task: TinyTask) -> list[Rle]:
+    return [task.target(sample.reference) for sample in listed(task)]
+
+
 def test_rectangles_differ_and_depend_on_the_seed() -> None:
-    targets = [sample.reference for sample in listed(TinyTask(20, 5))]
+    targets = _targets(TinyTask(20, 5))
     assert len(set(targets)) > 90
-    assert targets != [sample.reference for sample in listed(TinyTask(20, 5, seed=1))]
+    assert targets != _targets(TinyTask(20, 5, seed=1))
 
 
 def test_scores_are_exact() -> None:
@@ -52,7 +56,7 @@ def test_scores_are_exact() -> None:
     for sample, answer in zip(samples, answers, strict=True):
         one, other = (
             np.repeat(np.arange(runs.size) % 2 == 1, runs)
-            for runs in (parse_runs(answer.masks[0].rle.counts), parse_runs(sample.reference.counts))
+            for runs in (parse_runs(answer.masks[0].rle.counts), parse_runs(task.target(sample.reference).counts))
         )
         sums += [int((one & other).sum()), int((one | other).sum())]
     assert values(task, answers)["cIoU"] == sums[0] / sums[1]
@@ -61,14 +65,14 @@ def test_scores_are_exact() -> None:
 def test_whole_image_scores_the_share_of_the_target() -> None:
     task = TinyTask(5, 2, 20, 10)
     answers = list(WholeImageModel().respond([sample.request for sample in listed(task)]))
-    target_px = sum(int(parse_runs(sample.reference.counts)[1::2].sum()) for sample in listed(task))
+    target_px = sum(int(parse_runs(task.target(sample.reference).counts)[1::2].sum()) for sample in listed(task))
     assert values(task, answers)["cIoU"] == target_px / (10 * 200)
 
 
 def test_several_masks_count_as_their_union_and_failures_as_nothing() -> None:
     task = TinyTask(1, 1)
     (sample,) = listed(task)
-    target = Mask(sample.reference)
+    target = Mask(task.target(sample.reference))
     assert task.score(sample, Response(sample.id, masks=(target, target))).stats["intersection_px"] > 0
     failed = task.score(sample, Response(sample.id, Status.ERROR, masks=(target,)))
     assert failed.stats["intersection_px"] == 0
@@ -93,4 +97,4 @@ def test_frames_cannot_be_read_unless_painted(tmp_path: Path) -> None:
 
 
 def test_arguments_may_come_as_text() -> None:
-    assert TinyTask(n_groups="2", per_group="4").info.splits[0].n_samples == 8  # type: ignore[arg-type]
+    assert TinyTask(n_groups="2", per_group="4").info.splits[0].n_samples == 8

@@ -76,7 +76,13 @@ METRICS = (
     ),
     MetricSpec("mIoU_all", "mIoU in which every unmatched true mask counts as 0; not the official number."),
     *(MetricSpec(name, f"Caption {name} (pycocoevalcap).") for name in CAPTION_METRICS[2:]),
-    *(MetricSpec(name, f"Mask {name} ({_COCO}); -1 without true masks.", (-1.0, 1.0)) for name in AP_METRICS[1:]),
+    *(
+        # With one or ten masks an image not every object can be found, so 1 is out of reach.
+        MetricSpec(
+            name, f"Mask {name} ({_COCO}); -1 without true masks.", (-1.0, None if name in ("AR1", "AR10") else 1.0)
+        )
+        for name in AP_METRICS[1:]
+    ),
 )
 
 
