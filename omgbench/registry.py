@@ -114,7 +114,7 @@ def _attribute(target: str, owner: str) -> object:
 def _import(name: str, owner: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _broken(owner, name, error) from error
 
 
@@ -134,13 +134,13 @@ def _load_file(path: Path, owner: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _broken(owner, str(path), error) from error
     return module
 
 
-def _broken(owner: str, where: str, error: Exception) -> PluginError:
+def _broken(owner: str, where: str, error: BaseException) -> PluginError:
     hint = "its author can mend it; other plug-ins keep working"
     if isinstance(error, ModuleNotFoundError) and error.name:
         hint = f"pip install {error.name}, or check the name"

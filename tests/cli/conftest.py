@@ -143,12 +143,15 @@ class Bench:
         return path
 
     def files(self) -> dict[str, bytes]:
-        """Every file here but locks, with its bytes."""
-        return {
-            path.relative_to(self.folder).as_posix(): path.read_bytes()
-            for path in sorted(self.folder.rglob("*"))
-            if path.is_file() and not path.is_symlink() and path.suffix not in (".lock", ".pyc")
-        }
+        """Every file here with its bytes, and every folder, marked by a slash; no locks, no compiled code."""
+        found: dict[str, bytes] = {}
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_dir() and path.name != "__pycache__":
+                found[f"{name}/"] = b""
+            elif path.is_file() and path.suffix not in (".lock", ".pyc"):
+                found[name] = path.read_bytes()
+        return found
 
     def tiny_run(self, out: str = "run", *more: object, model: str = "random") -> Outcome:
         """A complete run of 24 samples that need no files."""

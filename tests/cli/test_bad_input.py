@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 
 CRASH, USER, INCOMPLETE = 1, 2, 3
-WRITTEN_BY_A_RUN = re.compile(r"(^|.*/)(cell\.json|journal|journal/\d{6}-[0-9a-f]{8}\.jsonl)$")
-WRITTEN_BY_A_RESULT = re.compile(r"(^|.*/)(records\.jsonl|metrics\.json|result\.json)$")
+WRITTEN_BY_A_RUN = re.compile(r".*/$|.*/(cell\.json|journal/\d{6}-[0-9a-f]{8}\.jsonl)$")
+WRITTEN_BY_A_RESULT = re.compile(r".*/(records\.jsonl|metrics\.json|result\.json)$")
 
 
 @dataclass(frozen=True)
@@ -213,6 +213,17 @@ def _(bench: Any) -> Any:
 @case("unknown template", USER, "'refcoco'", "'lissa'", "lisa", "{text}")
 def _(bench: Any) -> Any:
     return [*refer(bench), "--template", "lissa"]
+
+
+@case("template that is no text", USER, "--template", "UTF-8")
+def _(bench: Any) -> Any:
+    # What the shell's byte 0xff becomes in sys.argv.
+    return ["run", "--model", "random", "--tasks", bench.TINY, "--template", "\udcff{text}"]
+
+
+@case("--out with too long a name", USER, "too long")
+def _(bench: Any) -> Any:
+    return ["run", "--model", "random", "--tasks", bench.TINY, "--out", "x" * 300]
 
 
 @case("--out is a file", USER, "--out", "file")
@@ -593,7 +604,7 @@ def summed(first: str, name: str = "cIoU") -> str:
     return f"def summarize(self, records): return {values}"
 
 
-@case("metric that is NaN", CRASH, "mine:val", "cIoU", "not a number", begun=True)
+@case("metric that is NaN", CRASH, "mine:val", "cIoU", "nan", "number", begun=True)
 def _(bench: Any) -> Any:
     return run(bench, tasks=bench.task(summed("float('nan')")))
 
@@ -618,7 +629,7 @@ def _(bench: Any) -> Any:
     return run(bench, tasks=bench.task(summed("None")))
 
 
-@case("task that cannot say what is perfect", USER, "mine", "perfect_answer", "another model", begun=True)
+@case("task that cannot say what is perfect", USER, "mine", "perfect_answer", "another model")
 def _(bench: Any) -> Any:
     return run(bench, model="perfect", tasks=bench.task("perfect_answer = None"))
 
@@ -937,11 +948,6 @@ def _(bench: Any) -> Any:
     return scored(bench, '{"id": ' + "[" * 100_000)
 
 
-@case("a name for predictions that have one", USER, "--name", "header")
-def _(bench: Any) -> Any:
-    return [*scored(bench, *every_answer({})), "--name", "other"]
-
-
 @case("options of predictions for a run", USER, "--tasks", "run")
 def _(bench: Any) -> Any:
     assert bench.tiny_run().code == 0
@@ -1067,6 +1073,16 @@ def _(bench: Any) -> Any:
 @case("GCG folder without any prediction", USER, "official", "gcg:val", "no prediction")
 def _(bench: Any) -> Any:
     return gcg_folder(bench, notes={"by": "me"})
+
+
+@case("GCG image id that leads out of the folder", USER, "../../secret", "stays inside")
+def _(bench: Any) -> Any:
+    captions, masks = gcg_file(bench, "caption"), gcg_file(bench, "mask")
+    for content in (captions, masks):
+        content["images"][1]["id"] = content["annotations"][1]["image_id"] = "../../secret"
+    bench.write("official/sa_0.json", GCG_ANSWER)
+    data = bench.gcg_root(captions=captions, masks=masks)
+    return ["score", "--predictions", "official", "--tasks", "gcg:val", "--data", data, "--out", "run"]
 
 
 @case("GCG folder for two splits", USER, "one split", "gcg:val, gcg:test", "TASK:SPLIT")
@@ -1253,6 +1269,21 @@ def _(bench: Any) -> Any:
 @case("card of an unknown task", USER, "'refcok'", "did you mean refcoco")
 def _(bench: Any) -> Any:
     return ["tasks", "refcok"]
+
+
+@case("card of a task whose info raises", USER, "task.py:T", "info", "KeyError")
+def _(bench: Any) -> Any:
+    return ["tasks", bench.task("@property\ndef info(self): raise KeyError('card')")]
+
+
+@case("description of a model whose capabilities() raises", USER, "model.py:M", "capabilities", "RuntimeError: no")
+def _(bench: Any) -> Any:
+    return ["models", bench.model("def capabilities(self): raise RuntimeError('no')")]
+
+
+@case("demo data of a seed that is not there", USER, "seed 1000", "0 .. 99")
+def _(bench: Any) -> Any:
+    return ["data", "demo", "gcg", "--seed", 1000, "--out", "demo"]
 
 
 @case("description of an unknown model", USER, "'perfekt'", "did you mean perfect")

@@ -84,6 +84,20 @@ def test_json_stays_readable_whatever_the_code(bench: Any) -> None:
     assert mistaken.out == ""
 
 
+def test_a_talkative_model_leaves_json_readable(bench: Any) -> None:
+    body = """
+    def load(self, placement): print("loading weights")
+    def respond(self, requests):
+        print("thinking")
+        return [Response(request.id, Status.EMPTY) for request in requests]
+    """
+    arguments = ["run", "--model", bench.model(body), "--tasks", "refcoco:val", "--data", bench.refer_root(), "--json"]
+    outcome = bench.spawn(*arguments)
+    assert outcome.code == COMPLETE
+    assert json.loads(outcome.out)["complete"] is True
+    assert "loading weights" in outcome.err
+
+
 def test_errors_are_incomplete_until_they_are_allowed(bench: Any) -> None:
     first = bench.call(*run(bench, *RAISES_ON_SOME))
     assert first.code == INCOMPLETE
@@ -99,17 +113,16 @@ def test_errors_are_incomplete_until_they_are_allowed(bench: Any) -> None:
 
 
 def test_retried_errors_that_succeed_are_complete(bench: Any) -> None:
-    body = """
-    def respond(self, requests):
-        import pathlib
-        if not pathlib.Path("mended").exists():
-            raise RuntimeError("not yet")
-        return super().respond(requests)
-    """
-    bench.write("parent.py", "")
-    model = bench.model(body.replace("super().respond(requests)", "[Response(r.id, Status.EMPTY) for r in requests]"))
-    root = bench.refer_root()
-    arguments = ["run", "--model", model, "--tasks", "refcoco:val", "--data", root, "--out", "run"]
+    model = bench.model(
+        """
+        def respond(self, requests):
+            import pathlib
+            if not pathlib.Path("mended").exists():
+                raise RuntimeError("not yet")
+            return [Response(request.id, Status.EMPTY) for request in requests]
+        """
+    )
+    arguments = ["run", "--model", model, "--tasks", "refcoco:val", "--data", bench.refer_root(), "--out", "run"]
     assert bench.call(*arguments).code == INCOMPLETE
     bench.write("mended", "")
     assert bench.call(*arguments).code == INCOMPLETE, "failed requests are not asked again unasked"
@@ -202,6 +215,13 @@ def test_scoring_predictions(bench: Any) -> None:
     assert bench.call(*arguments, "--out", "not all").code == INCOMPLETE
 
 
+def test_a_name_for_predictions_is_the_one_in_tables(bench: Any) -> None:
+    bench.predictions(*({"id": f"{n:08d}", "status": "empty"} for n in range(24)))
+    arguments = ["score", "--predictions", "preds.jsonl", "--tasks", bench.TINY, "--out", "run", "--name", "chosen"]
+    assert bench.call(*arguments).code == COMPLETE
+    assert result_of(bench)["model"]["name"] == "chosen"
+
+
 def test_a_broken_adapter_and_a_broken_task_fail_their_checks(bench: Any) -> None:
     assert bench.call("check-adapter", bench.model("def respond(self, requests): return 5")).code == INCOMPLETE
     assert bench.call("check-task", bench.task("def summarize(self, records): return []")).code == INCOMPLETE
@@ -247,7 +267,12 @@ def _wait_for_answers(bench: Any, running: Any) -> None:
 
 def test_interrupted_while_the_model_loads(bench: Any) -> None:
     model = bench.model(
-        "def load(self, placement):\n    import sys, time\n    print('loading', file=sys.stderr, flush=True)\n    time.sleep(60)"
+        """
+        def load(self, placement):
+            import sys, time
+            print("loading", file=sys.stderr, flush=True)
+            time.sleep(60)
+        """
     )
     data = bench.refer_root()
     with bench.start("run", "--model", model, "--tasks", "refcoco:val", "--data", data, "--out", "run") as running:
