@@ -134,7 +134,7 @@ def evaluate(
         retry_errors: ask failed requests again.
         allow_errors: failed requests leave the result complete; they still score as the worst case.
         check_determinism: ask 1% of the samples again at another batch size, and record the agreement.
-        progress: where to report progress; None = silent.
+        progress: where to report progress; None = warnings only, on standard error.
 
     Raises:
         omgbench.errors.UserError: anything the caller can mend, before a model is loaded wherever possible.

@@ -10,6 +10,7 @@ from typing import Any
 from omgbench.contract import Response
 from omgbench.errors import DataError
 from omgbench.identity import file_sha256
+from omgbench.metrics.rle import rle_from_uncompressed
 from omgbench.store.files import atomic_writer
 from omgbench.wire import response_from_plain, response_to_json
 
@@ -117,7 +118,23 @@ def _response(value: Any, where: str) -> Response:
     if isinstance(value, dict):
         # Workers speak the same lines with a kind in front.
         value = {key: item for key, item in value.items() if key != "kind"}
+        value["masks"] = [_with_compressed_counts(mask, where) for mask in value.get("masks") or []]
     return response_from_plain(value, where)
+
+
+def _with_compressed_counts(mask: Any, where: str) -> Any:
+    """A worker without pycocotools writes run lengths as a plain list."""
+    rle = mask.get("rle") if isinstance(mask, dict) else None
+    if not isinstance(rle, dict) or not isinstance(rle.get("counts"), list):
+        return mask
+    size = rle.get("size")
+    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
+        raise DataError(f"a mask with the size {size!r}", expected="[height, width]", where=where, hint=_HINT)
+    try:
+        compressed = rle_from_uncompressed(rle["counts"], (size[0], size[1]))
+    except DataError as error:
+        raise DataError(error.found, expected=error.expected, where=where, hint=_HINT) from None
+    return mask | {"rle": {"size": size, "counts": compressed.counts}}
 
 
 def write_predictions(

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "omgbench.store": {"contract"},
     "omgbench.selection": {"contract", "registry"},
     "omgbench.data": {"contract", "metrics.rle", "identity"},
-    "omgbench.predictions": {"contract", "identity", "store", "wire"},
+    "omgbench.predictions": {"contract", "identity", "metrics.rle", "store", "wire"},
     "omgbench.runner": {
         "contract",
         "data",

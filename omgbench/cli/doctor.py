@@ -102,7 +102,7 @@ def _tasks() -> dict[str, str]:
             continue
         for split in task.info.splits:
             try:
-                root = resolve_root(task, split, None)
+                root = resolve_root(task, split, None, write=False)
                 found[cell_label(name, split)] = f"{root.kind} data"
             except OmgbenchError as error:
                 found[cell_label(name, split)] = str(error).partition("\n")[0]

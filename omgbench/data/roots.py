@@ -39,13 +39,18 @@ class DataRoot:
 
 
 def resolve_root(
-    task: Task, split: SplitInfo, data: str | Path | None, say: Callable[[str], None] = lambda line: None
+    task: Task,
+    split: SplitInfo,
+    data: str | Path | None,
+    say: Callable[[str], None] = lambda line: None,
+    write: bool = True,
 ) -> DataRoot:
     """The root for one split.
 
     Args:
         data: a folder, "demo", or None: then OMGBENCH_DATA, and where that is not set demo data.
         say: receives the one line that tells that demo data is used.
+        write: write demo data that is not there yet; otherwise only say where it would be.
 
     Raises:
         UserError: the folder does not exist.
@@ -62,7 +67,7 @@ def resolve_root(
             expected=f"--data DIR or {DATA_VARIABLE}",
             hint=f"omgbench data status {task.info.name}",
         )
-    path = demo_root(task)
+    path = demo_root(task) if write else demo_folder(task)
     if chosen is None:
         say(
             f"{task.info.title}: no data root is set, so small made-up demo scenes are used ({path}). "
@@ -103,11 +108,16 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "omgbench"
 
 
+def demo_folder(task: Task, seed: int = DEMO_SEED) -> Path:
+    """Where a task's demo data is, or would be. The writer's code is part of the name, so that a changed writer never
+    meets data of the old one."""
+    version = fingerprint([DEMO_VERSION, code_fingerprint(task), task.info.version, seed])[:10]
+    return cache_folder() / DEMO / f"{task.info.name}-{version}"
+
+
 def demo_root(task: Task, seed: int = DEMO_SEED) -> Path:
     """The folder with a task's demo data, written now if it is not there. Several processes may ask at once."""
-    # The writer's code is part of the name, so that a changed writer never meets data of the old one.
-    version = fingerprint([DEMO_VERSION, code_fingerprint(task), task.info.version, seed])[:10]
-    path = cache_folder() / DEMO / f"{task.info.name}-{version}"
+    path = demo_folder(task, seed)
     if not (path / DEMO_MARKER).exists():
         write_demo(task, path, seed)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -18,8 +19,8 @@ class Progress(Protocol):
     def say(self, line: str) -> None: ...
 
 
-class Silent:
-    """Shows nothing but warnings."""
+class WarningsOnly:
+    """Shows no progress; what must be known (demo data, torn journals, a stuck model) goes to standard error."""
 
     def cell_started(self, label: str, total: int, already: int) -> None:
         """Nothing to show."""
@@ -31,4 +32,5 @@ class Silent:
         """Nothing to show."""
 
     def say(self, line: str) -> None:
-        """Keep still."""
+        """One line on standard error."""
+        print(f"omgbench: {line}", file=sys.stderr)

@@ -16,7 +16,7 @@ from omgbench.runner.cellrun import CellContext, CellSettings, Shard, options_re
 from omgbench.runner.engine import Engine, LocalEngine
 from omgbench.runner.plan import Plan, PlanOptions, make_plan
 from omgbench.runner.pool import PoolEngine, WorkerModel
-from omgbench.runner.progress import Progress, Silent
+from omgbench.runner.progress import Progress, WarningsOnly
 from omgbench.selection import Cell, select
 from omgbench.store import ResultRecord
 
@@ -95,7 +95,7 @@ def prepare(request: RunRequest, progress: Progress | None = None) -> tuple[Mode
     Raises:
         UserError, DataError, PluginError: with what to mend.
     """
-    say = (progress or Silent()).say
+    say = (progress or WarningsOnly()).say
     _check(request)
     files: dict[str, str] = {}
     for path in request.task_files:
@@ -150,7 +150,7 @@ def _check(request: RunRequest) -> None:
 
 def run(request: RunRequest, progress: Progress | None = None) -> RunOutcome:
     """Run, resume or simply score again: whatever is already answered is not asked again."""
-    progress = progress or Silent()
+    progress = progress or WarningsOnly()
     model, cells = prepare(request, progress)
     capabilities = model.capabilities()
     left_out = {cell.plan.cell.label: cell.refusal for cell in cells if cell.refusal is not None}
@@ -162,7 +162,7 @@ def run(request: RunRequest, progress: Progress | None = None) -> RunOutcome:
     engine = _engine(request, model, capabilities)
     try:
         loaded = engine.start()
-        out = request.out or _default_out(request, loaded.identity.name, loaded.fingerprint, open_cells)
+        out = request.out or _default_out(loaded.identity.name, loaded.fingerprint, open_cells)
         settings = request.settings
         results = []
         for cell in open_cells:
@@ -184,10 +184,10 @@ def _engine(request: RunRequest, model: Model, capabilities: Capabilities) -> En
     return LocalEngine(model, capabilities, request.placement, request.batch_size)
 
 
-def _default_out(request: RunRequest, name: str, model_fp: str, cells: list[PlannedCell]) -> Path:
+def _default_out(name: str, model_fp: str, cells: list[PlannedCell]) -> Path:
     """One directory per model fingerprint, options and data root, so that nothing is ever mixed."""
-    data = str(Path(request.data).resolve()) if request.data else ""
-    key = fingerprint([model_fp, options_record(cells[0].plan), data, [cell.root.kind for cell in cells[:1]]])
+    roots = {str(cell.root.path.resolve()) if cell.root.kind == "user" else cell.root.kind for cell in cells}
+    key = fingerprint([model_fp, options_record(cells[0].plan), sorted(roots - {"none"})])
     safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)[:60]
     return Path(DEFAULT_OUT) / f"{safe}-{key[:8]}"
 

@@ -25,7 +25,7 @@ from omgbench.runner.cellrun import (
 from omgbench.runner.engine import LoadedModel
 from omgbench.runner.journal import journal_files
 from omgbench.runner.plan import PlanOptions, make_plan
-from omgbench.runner.progress import Progress, Silent
+from omgbench.runner.progress import Progress, WarningsOnly
 from omgbench.selection import select
 from omgbench.store import ResultRecord
 
@@ -100,7 +100,7 @@ def rescore(
     run: Path, data: str | Path | None = None, allow_errors: bool | None = None, progress: Progress | None = None
 ) -> list[ResultRecord]:
     """Score every cell of a run directory again from its answers."""
-    return [_rescore_cell(folder, data, allow_errors, progress or Silent()) for folder in cell_folders(run)]
+    return [_rescore_cell(folder, data, allow_errors, progress or WarningsOnly()) for folder in cell_folders(run)]
 
 
 def _rescore_cell(folder: Path, data: str | Path | None, allow_errors: bool | None, progress: Progress) -> ResultRecord:
@@ -123,7 +123,7 @@ def merge(
     Merging is a union by sample, so doing it twice changes nothing. With no source, the shards are taken to have
     written to `out` itself.
     """
-    progress = progress or Silent()
+    progress = progress or WarningsOnly()
     for source in sources:
         if source.resolve() != out.resolve():
             for folder in cell_folders(source):

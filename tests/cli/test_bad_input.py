@@ -185,7 +185,7 @@ def _(bench: Any) -> Any:
     return run(bench, "--gen", "max_new_tokens=0")
 
 
-@case("generation option that is not finite", USER, "temperature", "NaN")
+@case("generation option that is not finite", USER, "temperature", "nan", "finite")
 def _(bench: Any) -> Any:
     return ["run", "--model", "random", "--tasks", bench.TINY, "--gen", "temperature=NaN"]
 
@@ -460,7 +460,7 @@ def _(bench: Any) -> Any:
     return run(bench, "--task-file", "nowhere.py", tasks="mine")
 
 
-@case("task file is a folder", USER, "folder", "does not exist")
+@case("task file is a folder", USER, "folder", "not a file")
 def _(bench: Any) -> Any:
     bench.write("folder/x", "")
     return run(bench, "--task-file", "folder", tasks="mine")
