@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from omgbench.contract import Response
+from omgbench.contract.model import MaskSource
 from omgbench.errors import DataError
 from omgbench.identity import file_sha256
 from omgbench.metrics.rle import rle_from_uncompressed
@@ -89,6 +90,11 @@ def read_header(path: Path) -> dict[str, Any]:
         raise DataError(
             f"unknown header key {unknown[0]!r}", where=where, expected=", ".join(sorted(_HEADER_KEYS)), hint=_HINT
         )
+    source = header.get("mask_source", "native")
+    if source not in get_args(MaskSource):
+        raise DataError(f"mask_source is {source!r}", where=where, expected=", ".join(get_args(MaskSource)), hint=_HINT)
+    if not isinstance(header.get("language_model", True), bool):
+        raise DataError(f"language_model is {header['language_model']!r}", where=where, expected="true or false")
     for key in ("templates", "requests"):
         if not isinstance(header.get(key, {}), dict):
             raise DataError(f"{key} is no object", where=where, expected="a JSON object", hint=_HINT)

@@ -7,6 +7,7 @@ import fnmatch
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, cast
 
-from omgbench.contract import Model, Task
-from omgbench.errors import PluginError
+from omgbench.contract import Capabilities, Model, Task, TaskInfo
+from omgbench.errors import OmgbenchError, PluginError
 
 Kind = Literal["tasks", "models"]
+_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,9 @@ def _import(name: str, owner: str) -> ModuleType:
 def _load_file(path: Path, owner: str) -> ModuleType:
     if not path.is_file():
         raise PluginError(
-            f"{owner}: the file {path} does not exist", expected="path/to/file.py:Class", hint="check the path"
+            f"{owner}: the file {path} does not exist" if not path.exists() else f"{owner}: {path} is not a file",
+            expected="path/to/file.py:Class",
+            hint="check the path",
         )
     # The name holds the path's hash: two files called model.py must not shadow each other.
     name = f"omgbench_file_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
@@ -166,7 +170,7 @@ def build(kind: Kind, spec: str, arguments: Mapping[str, Any] | None = None) -> 
         ) from error
     except PluginError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(f"{kind[:-1]} {spec!r} could not be built: {type(error).__name__}: {error}") from error
 
 
@@ -178,10 +182,50 @@ def build_model(spec: str, arguments: Mapping[str, Any] | None = None) -> Model:
 
 
 def build_task(spec: str) -> Task:
-    """Build a task; see `build`."""
+    """Build a task; see `build`. Raises `PluginError` for a missing method and for an `info` that cannot be used."""
     task = build("tasks", spec)
+    _check_info(task, spec)
     _require_methods(task, spec, ("info", "samples", "score", "summarize"))
     return cast(Task, task)
+
+
+def _check_info(task: object, spec: str) -> None:
+    try:
+        info = task.info  # type: ignore[attr-defined]
+    except AttributeError:
+        # Named with all the others that lack.
+        return
+    except Exception as error:
+        raise PluginError(f"task {spec!r}: info raised {type(error).__name__}: {error}") from error
+    if not isinstance(info, TaskInfo):
+        raise PluginError(f"task {spec!r}: info is a {type(info).__name__}", expected="omgbench.contract.TaskInfo")
+    names = [info.name, *(split.name for split in info.splits), *(split.subset or "x" for split in info.splits)]
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise PluginError(
+                f"task {spec!r}: the name {name!r} of task, subset or split",
+                expected="letters, digits and _ . + -, beginning with a letter or digit",
+            )
+
+
+def capabilities_of(model: Model, spec: str) -> Capabilities:
+    """What a model declares. Raises `PluginError` when it raises or gives something else."""
+    try:
+        found: object = model.capabilities()
+    except OmgbenchError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"model {spec!r}: capabilities() raised {type(error).__name__}: {error}",
+            hint="it is asked before load() and must not need weights",
+        ) from error
+    if not isinstance(found, Capabilities):
+        raise PluginError(
+            f"model {spec!r}: capabilities() gave a {type(found).__name__}",
+            expected="omgbench.contract.Capabilities",
+            hint="omgbench check-adapter names every broken rule",
+        )
+    return found
 
 
 def tasks_in_file(path: Path) -> dict[str, str]:

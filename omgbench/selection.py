@@ -104,7 +104,8 @@ def choose_splits(task: Task, subset: str, split: str | None) -> list[SplitInfo]
 
 
 def _unknown(task: str, what: str, name: str, known: list[str]) -> PluginError:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    same = [other for other in known if other.casefold() == name.casefold()]
+    near = same or difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     return PluginError(
         f"task {task!r} has no {what} {name!r}",
         expected=f"one of: {', '.join(known) or 'none'}",

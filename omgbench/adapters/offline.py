@@ -22,10 +22,12 @@ class OfflinePredictions:
 
     Args:
         path: a prediction file.
+        name: the model's name in place of the header's.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, name: str | None = None) -> None:
         self._file = PredictionFile(path)
+        self._name = name
 
     def capabilities(self) -> Capabilities:
         """Everything: what is not in the file is missing, and says so."""
@@ -50,7 +52,7 @@ class OfflinePredictions:
         """What the header says, and the file's hash: other predictions are another model."""
         header = self._file.header
         return ModelIdentity(
-            name=str(header["model"]),
+            name=self._name or str(header["model"]),
             version=str(header.get("version", "")),
             weights=str(header.get("weights", "not stated")),
             templates={str(key): str(value) for key, value in header.get("templates", {}).items()},

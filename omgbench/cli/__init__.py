@@ -35,9 +35,8 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except click.Abort:
-        code = EXIT_INTERRUPTED
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):
+        # click turns every Ctrl-C that reaches it into Abort.
         click.echo("omgbench: stopped", err=True)
         code = EXIT_INTERRUPTED
     except OmgbenchError as error:
@@ -46,5 +45,8 @@ def main() -> None:
     except BrokenPipeError:
         # The reader of a pipe (head, less) has gone; what is left to flush has nowhere to go.
         sys.stderr.close()
+        code = EXIT_CRASH
+    except OSError as error:
+        click.echo(f"omgbench: {error}", err=True)
         code = EXIT_CRASH
     sys.exit(code if isinstance(code, int) else 0)

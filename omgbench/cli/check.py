@@ -31,6 +31,8 @@ def check_adapter(model: str, model_args: tuple[str, ...], online: bool) -> int:
 
     arguments = read_pairs(model_args, "--model-args")
     placement = Placement(offline=not online)
+    # A name that leads nowhere is the user's mistake, not a rule that the model breaks.
+    registry.load_target("models", model)
     report = check_model(lambda: registry.build_model(model, arguments), placement=placement)
     click.echo(str(report))
     return 0 if report.ok else EXIT_INCOMPLETE
@@ -46,7 +48,7 @@ def check_adapter(model: str, model_args: tuple[str, ...], online: bool) -> int:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Data root; default: the task's demo data.",
 )
-@click.option("--limit", type=int, default=64, show_default=True, help="Samples looked at per split.")
+@click.option("--limit", type=click.IntRange(min=1), default=64, show_default=True, help="Samples looked at per split.")
 def check_task(task: str, data: Path | None, limit: int) -> int:
     """Walk TASK's samples, score perfect, blank and failed answers, and name every rule of the contract it breaks."""
     from omgbench import registry

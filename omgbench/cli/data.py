@@ -28,12 +28,12 @@ def status(names: tuple[str, ...], data: str | None, as_json: bool) -> int:
     """For each task: which files are there, which are missing, where they come from."""
     import os
 
-    from omgbench.data.roots import DATA_VARIABLE
+    from omgbench.data.roots import DATA_VARIABLE, DEMO, check_root
 
     root = data or os.environ.get(DATA_VARIABLE)
-    rows = [
-        row for task in _tasks(names) for row in _status_rows(task, Path(root) if root and root != "demo" else None)
-    ]
+    if root and root != DEMO:
+        check_root(Path(root).expanduser(), None if data else DATA_VARIABLE)
+    rows = [row for task in _tasks(names) for row in _status_rows(task, Path(root) if root and root != DEMO else None)]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return 0
@@ -46,16 +46,17 @@ def status(names: tuple[str, ...], data: str | None, as_json: bool) -> int:
         if row["found"]:
             click.echo(f"  found    {row['found']}  ({row['what']})")
         else:
-            click.echo(f"  missing  {' or '.join(row['names'])}  ({row['what']}; {row['source']})")
+            others = f"; {len(row['names']) - 1} other places are looked at" if len(row["names"]) > 1 else ""
+            click.echo(f"  missing  {row['names'][0]}  ({row['what']}, from {row['source']}{others})")
     return 0
 
 
-@data.command()
+@data.command(epilog="\b\nExamples:\n  omgbench data demo\n  omgbench data demo gcg --out demo --seed 3")
 @click.argument("names", nargs=-1)
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write to, one subfolder per task."
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed, other scenes: 0 to 99.")
 def demo(names: tuple[str, ...], out: Path | None, seed: int) -> int:
     """Write the demo scenes in the official file layouts; without --out into the cache, where runs find them."""
     from omgbench.contract import HasDemo
@@ -76,7 +77,7 @@ def demo(names: tuple[str, ...], out: Path | None, seed: int) -> int:
     return 0
 
 
-@data.command()
+@data.command(epilog="\b\nExamples:\n  omgbench data verify --data /data/mllm\n  omgbench data verify refcoco gcg")
 @click.argument("names", nargs=-1)
 @data_option
 @json_option

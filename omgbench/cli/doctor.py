@@ -15,7 +15,7 @@ from omgbench.cli.options import json_option
 from omgbench.errors import MetricNotComputed, OmgbenchError
 
 
-@click.command()
+@click.command(epilog="\b\nExamples:\n  omgbench doctor\n  omgbench doctor --json")
 @json_option
 def doctor(as_json: bool) -> int:
     """Say what is installed, whether Java and a GPU are there, where data is looked for, what each task lacks."""

@@ -12,7 +12,7 @@ from omgbench.errors import PluginError
 from omgbench.registry import Kind, Plugin, plugin_folder, plugins
 
 
-@click.command()
+@click.command(epilog="\b\nExamples:\n  omgbench tasks\n  omgbench tasks refcoco\n  omgbench tasks --json")
 @click.argument("name", required=False)
 @json_option
 def tasks(name: str | None, as_json: bool) -> int:
@@ -43,7 +43,9 @@ def tasks(name: str | None, as_json: bool) -> int:
     return 0
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n  omgbench models\n  omgbench models random\n  omgbench models my_model.py:MyModel"
+)
 @click.argument("name", required=False)
 @json_option
 def models(name: str | None, as_json: bool) -> int:
@@ -60,14 +62,16 @@ def models(name: str | None, as_json: bool) -> int:
     signature = str(inspect.signature(target)) if callable(target) else ""
     value: dict[str, Any] = {"name": name, "arguments": signature}
     try:
-        declared = asdict(registry.build_model(name).capabilities())
-        value["capabilities"] = {
-            key: sorted(item) if isinstance(item, frozenset) else item for key, item in declared.items()
-        }
+        model = registry.build_model(name)
     except PluginError as error:
         # Some models cannot be built without arguments: their signature is the answer then.
         value["capabilities"] = None
         value["note"] = str(error)
+    else:
+        declared = asdict(registry.capabilities_of(model, name))
+        value["capabilities"] = {
+            key: sorted(item) if isinstance(item, frozenset) else item for key, item in declared.items()
+        }
     if as_json:
         click.echo(json.dumps(value, indent=1))
         return 0

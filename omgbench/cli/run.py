@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -68,7 +69,9 @@ def run(as_json: bool, dry_run: bool, quiet: bool, **options: Any) -> int:
 
     progress = make_progress(quiet)
     try:
-        evaluation = evaluate(options.pop("model"), options.pop("tasks"), progress=progress, **options)
+        # What a model prints must not stand between the results.
+        with contextlib.redirect_stdout(sys.stderr):
+            evaluation = evaluate(options.pop("model"), options.pop("tasks"), progress=progress, **options)
     except KeyboardInterrupt:
         progress.close()
         command = shlex.join(["omgbench", *sys.argv[1:]])
@@ -91,10 +94,13 @@ def _report(evaluation: Any, as_json: bool, shard: str | None) -> int:
 
 def _dry_run(options: dict[str, Any], as_json: bool) -> int:
     """Print the plan. Missing images are told, not refused."""
+    from omgbench.contract import Placement
     from omgbench.runner.cellrun import CellSettings
     from omgbench.runner.plan import PlanOptions
-    from omgbench.runner.run import RunRequest, prepare
+    from omgbench.runner.run import RunRequest, parse_shard, prepare
 
+    if options["shard"] is not None:
+        parse_shard(options["shard"])
     request = RunRequest(
         model=options["model"],
         tasks=options["tasks"],
@@ -105,6 +111,8 @@ def _dry_run(options: dict[str, Any], as_json: bool) -> int:
         plan=PlanOptions(options["limit"], options["seed"], options["template"], tuple(sorted(options["gen"].items()))),
         batch_size=options["batch_size"],
         workers=options["workers"],
+        timeout_s=options["timeout_s"],
+        placement=Placement(options["device"], options["dtype"]),
         settings=CellSettings(allow_errors=True),
     )
     _, cells = prepare(request)

@@ -47,6 +47,13 @@ def score(
     if (run is None) == (predictions is None):
         raise UserError("name either a run directory or --predictions", hint="omgbench score --help")
     if run is not None:
+        given = {"--tasks": tasks, "--name": name, "--out": out, "--task-file": task_files}
+        for option, value in given.items():
+            if value:
+                raise UserError(
+                    f"{option} goes with --predictions, not with the run {run}",
+                    expected="the run directory alone: it knows its tasks and its place",
+                )
         from omgbench.runner.stored import rescore
 
         evaluation = Evaluation(tuple(rescore(run, data, allow_errors or None)), out=run)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from omgbench.store import ResultRecord
 
 
-@click.command()
+@click.command(epilog="\b\nExamples:\n  omgbench show runs/mine\n  omgbench show omgbench_runs/* --json")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @json_option
 def show(runs: tuple[Path, ...], as_json: bool) -> int:

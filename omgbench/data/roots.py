@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -58,7 +59,7 @@ def resolve_root(
     """
     chosen = data if data is not None else os.environ.get(DATA_VARIABLE) or None
     if chosen is not None and str(chosen) != DEMO:
-        return _user_root(task, split, Path(chosen).expanduser())
+        return _user_root(task, split, Path(chosen).expanduser(), None if data is not None else DATA_VARIABLE)
     if not split.files:
         return DataRoot(Path(), "none")
     if not isinstance(task, HasDemo):
@@ -76,11 +77,18 @@ def resolve_root(
     return DataRoot(path, "demo")
 
 
-def _user_root(task: Task, split: SplitInfo, path: Path) -> DataRoot:
+def check_root(path: Path, variable: str | None = None) -> None:
+    """Raise `UserError` unless `path` is a folder; `variable`: the environment variable that names it, if one does."""
     if not path.is_dir():
         raise UserError(
-            f"the data root {path} is not a folder", expected="--data DIR, with files as the official releases unpack"
+            f"the data root {path} is not a folder",
+            where=f"the environment variable {variable}" if variable else None,
+            expected=f"{variable or '--data'} DIR, with files as the official releases unpack",
         )
+
+
+def _user_root(task: Task, split: SplitInfo, path: Path, variable: str | None) -> DataRoot:
+    check_root(path, variable)
     # Images are asked for later, and only by models that read them.
     missing = find_missing(path, [file for file in split.files if file.role == "annotations"])
     if missing:
@@ -131,6 +139,7 @@ def write_demo(task: Task, path: Path, seed: int = DEMO_SEED) -> None:
     """
     if not isinstance(task, HasDemo):
         raise UserError(f"task {task.info.name} has no demo data", hint="omgbench tasks shows which tasks have")
+    made_parent = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
@@ -149,3 +158,7 @@ def write_demo(task: Task, path: Path, seed: int = DEMO_SEED) -> None:
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if made_parent:
+            with suppress(OSError):
+                # Only an empty folder goes.
+                path.parent.rmdir()

@@ -74,6 +74,9 @@ def format_value(metric: MetricRecord, digits: int = 1) -> str:
     """A number as tables show it: display scale, one decimal; the unrounded value is in the record."""
     if metric.value is None:
         return NOT_COMPUTED
+    if metric.value == metric.scale[0] == -1.0:
+        # COCO's "there is nothing to find" is no percentage.
+        return "-1"
     return f"{metric.value * metric.display_factor:.{digits}f}"
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from omgbench.contract import Capabilities, SplitInfo, Status
 from omgbench.data.locate import locate
 from omgbench.data.roots import DataRoot
-from omgbench.errors import DataError, RunRefused
+from omgbench.errors import DataError, RunRefused, UserError
 from omgbench.identity import canonical_json, environment, file_sha256, fingerprint
 from omgbench.runner.engine import CellJob, Engine, LoadedModel
 from omgbench.runner.journal import STATUS_ORDER, JournalIndex
@@ -26,6 +26,7 @@ from omgbench.runner.prefetch import frames_digest
 from omgbench.runner.progress import Progress
 from omgbench.runner.scoring import Scores, score_cell
 from omgbench.store import atomic_write_text
+from omgbench.store.files import remove_leftovers
 from omgbench.store.result import (
     RESULT_FILE,
     SCHEMA_VERSION,
@@ -112,6 +113,7 @@ def run_cell(context: CellContext, engine: Engine, progress: Progress) -> Result
     """Answer what is open and score the cell. None when this was one shard of several."""
     started, clock = datetime.now(UTC), time.monotonic()
     with locked(context):
+        remove_leftovers(context.folder)
         claim_folder(context)
         index = load_index(context, progress)
         blocks = open_blocks(context, index)
@@ -128,7 +130,7 @@ def run_cell(context: CellContext, engine: Engine, progress: Progress) -> Result
         if not context.settings.shard.whole:
             return None
         determinism = _check_determinism(context, engine, progress) if context.settings.check_determinism else None
-        return finish_cell(context, engine.batch_size, started, clock, determinism, progress)
+        return finish_cell(context, engine.batch_size, started, clock, determinism)
 
 
 @contextmanager
@@ -137,10 +139,10 @@ def locked(context: CellContext) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     shard = context.settings.shard
-    context.folder.mkdir(parents=True, exist_ok=True)
     name = ".run.lock" if shard.whole else f".shard-{shard.number}-of-{shard.count}.lock"
     lock = FileLock(context.folder / name)
     try:
+        context.folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise RunRefused(
@@ -148,6 +150,12 @@ def locked(context: CellContext) -> Iterator[None]:
             where=str(context.folder),
             hint="wait for it, or give this run an --out of its own",
         ) from None
+    except OSError as error:
+        raise UserError(
+            f"the run directory cannot be written: {error.strerror}",
+            where=str(context.folder),
+            hint="name another --out",
+        ) from error
     try:
         yield
     finally:
@@ -186,6 +194,8 @@ def claim_folder(context: CellContext) -> None:
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
     except (OSError, ValueError) as error:
         raise RunRefused(
             f"a run directory that cannot be read: {error}", where=str(path), hint="use a new --out"
@@ -305,10 +315,10 @@ def finish_cell(
     started: datetime,
     clock: float,
     determinism: dict[str, Any] | None,
-    progress: Progress,
 ) -> ResultRecord:
     """Score the answers and write records, metrics and the result record."""
-    index = load_index(context, progress)
+    # What is torn in the journals was told when they were first read.
+    index = JournalIndex.load(context.journal_folder, context.fingerprint, context.plan.n_samples)
     scores = score_cell(context.plan, index, context.folder)
     result = make_result(context, scores, batch_size, started, time.monotonic() - clock, determinism)
     atomic_write_text(context.folder / METRICS_FILE, metrics_text(result))

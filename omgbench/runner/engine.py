@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -70,14 +71,29 @@ def load_model(model: Model, placement: Placement) -> LoadedModel:
     """Load a model and ask who it is. Raises `PluginError` for whatever the adapter raises."""
     try:
         model.load(placement)
-        return LoadedModel(model.identity(), code_fingerprint(model))
+        return LoadedModel(_checked_identity(model), code_fingerprint(model))
     except PluginError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"{type(model).__name__} could not be loaded: {type(error).__name__}: {error}",
             hint="omgbench doctor shows what this machine has",
         ) from error
+
+
+def _checked_identity(model: Model) -> ModelIdentity:
+    identity: object = model.identity()
+    owner = f"{type(model).__name__}.identity()"
+    if not isinstance(identity, ModelIdentity):
+        raise PluginError(f"{owner} gave a {type(identity).__name__}", expected="omgbench.contract.ModelIdentity")
+    for name in ("name", "version", "weights"):
+        if not isinstance(getattr(identity, name), str):
+            raise PluginError(f"{owner}: {name} is {getattr(identity, name)!r}", expected="text")
+    for name in ("templates", "options", "libraries"):
+        value = getattr(identity, name)
+        if not isinstance(value, Mapping) or not all(isinstance(t, str) for pair in value.items() for t in pair):
+            raise PluginError(f"{owner}: {name} is {value!r}", expected="texts by name")
+    return identity
 
 
 class LocalEngine:
@@ -124,8 +140,13 @@ class LocalEngine:
     def close(self) -> None:
         """Free the model."""
         if self._loaded:
-            self._model.close()
             self._loaded = False
+            try:
+                self._model.close()
+            except Exception as error:
+                # Every answer is on disk by now; what a failing close() loses is memory.
+                owner = type(self._model).__name__
+                print(f"omgbench: {owner}.close() raised {type(error).__name__}: {error}", file=sys.stderr)
 
 
 class _Listener:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from omgbench.contract import HasOfficialPredictions, Task
+from omgbench.contract import HasOfficialPredictions, Response, Status, Task
 from omgbench.errors import DataError, UserError
 from omgbench.predictions import PredictionFile, write_predictions
 from omgbench.runner.cellrun import CellSettings
@@ -36,7 +36,7 @@ def score_predictions(
     Args:
         predictions: file or folder.
         tasks, split, data, out, task_files, progress: as in `omgbench.evaluate`.
-        name: the model's name for a folder, which cannot state one; default: the folder's own.
+        name: the model's name; default: the file's header, or the folder's own name.
         allow_errors: missing answers leave the result complete.
 
     Raises:
@@ -59,15 +59,15 @@ def score_predictions(
         ),
     )
     if not predictions.is_dir():
-        return _score_file(predictions, request, progress)
+        return _score_file(predictions, request, progress, name)
     with tempfile.TemporaryDirectory(prefix="omgbench-import-") as folder:
         file = Path(folder) / "predictions.jsonl"
         _import_folder(predictions, file, request, name or predictions.resolve().name)
         return _score_file(file, request, progress)
 
 
-def _score_file(file: Path, request: RunRequest, progress: Progress | None) -> RunOutcome:
-    request = replace(request, model_args={"path": str(file)})
+def _score_file(file: Path, request: RunRequest, progress: Progress | None, name: str | None = None) -> RunOutcome:
+    request = replace(request, model_args={"path": str(file)} | ({"name": name} if name else {}))
     _, cells = prepare(request, progress)
     saved = PredictionFile(file)
     saved.load()
@@ -134,4 +134,25 @@ def _import_folder(folder: Path, file: Path, request: RunRequest, name: str) -> 
             hint="the format is described in docs/predictions.md",
         )
     samples = (planned.sample for planned in cells[0].plan.samples())
-    write_predictions(file, name, task.read_official_predictions(folder, samples))
+    responses = _Counted(task.read_official_predictions(folder, samples))
+    write_predictions(file, name, responses)
+    if not responses.n_present:
+        raise DataError(
+            f"no prediction answers a request of {cells[0].plan.cell.label}",
+            where=str(folder),
+            expected="the folder that the official script writes",
+            hint="check --predictions and --tasks",
+        )
+
+
+class _Counted:
+    """Responses on their way through, those that are there counted."""
+
+    def __init__(self, responses: Iterable[Response]) -> None:
+        self._responses = responses
+        self.n_present = 0
+
+    def __iter__(self) -> Iterator[Response]:
+        for response in self._responses:
+            self.n_present += response.status is not Status.MISSING
+            yield response

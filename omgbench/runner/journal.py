@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omgbench.contract import Response, Status
-from omgbench.errors import RunRefused
+from omgbench.errors import OmgbenchError, RunRefused
 from omgbench.runner.plan import PlannedSample
 from omgbench.wire import response_from_plain, response_to_json
 
@@ -79,10 +79,17 @@ class JournalWriter:
         data = b"".join(_seal(_answer_body(answer)) for answer in answers)
         if not data:
             return
-        if self._fd is None:
-            self._fd = self._open()
-        _write_all(self._fd, data)
-        os.fdatasync(self._fd)
+        try:
+            if self._fd is None:
+                self._fd = self._open()
+            _write_all(self._fd, data)
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise OmgbenchError(
+                f"answers cannot be written: {error.strerror}\n"
+                f"  where: {self._folder}\n"
+                f"  next: make room there; the same command goes on with what was written so far"
+            ) from error
 
     def _open(self) -> int:
         # Names sort by start time; the random part keeps two machines on one shared folder apart.

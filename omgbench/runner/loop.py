@@ -92,10 +92,15 @@ def references_for(samples: Sequence[Sample], task: Task, asker: Asker) -> list[
     """Perfect answers for a model that sees references; None for every other model."""
     if not asker.capabilities.sees_references:
         return None
+    return [require_perfect_answer(task).perfect_answer(sample) for sample in samples]
+
+
+def require_perfect_answer(task: Task) -> HasPerfectAnswer:
+    """The task, if it can say what a perfect answer is. Raises `PluginError`."""
     if not isinstance(task, HasPerfectAnswer):
         raise PluginError(
             f"task {task.info.name} cannot say what a perfect answer is",
             expected="a method perfect_answer(sample)",
             hint="choose another model",
         )
-    return [task.perfect_answer(sample) for sample in samples]
+    return task

@@ -7,16 +7,19 @@ two hundred. What it keeps is a fingerprint, the counts and where each block sta
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from omgbench.contract import Frame, GenOptions, Request, Sample
-from omgbench.errors import DataError, PluginError, UserError
+from omgbench.errors import DataError, OmgbenchError, PluginError, UserError
 from omgbench.identity import request_fingerprint
+from omgbench.runner.ask import describe_error
 from omgbench.selection import Cell
 
 BLOCK_REQUESTS = 16
@@ -164,15 +167,41 @@ def _check_options(cell: Cell, options: PlanOptions) -> None:
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit {options.limit}", expected="1 or more")
     known = set(GenOptions.__dataclass_fields__)
-    for name, _ in options.gen:
+    for name, value in options.gen:
         if name not in known:
             raise UserError(f"unknown generation option {name!r}", expected=f"one of: {', '.join(sorted(known))}")
+        is_right, expected = _GEN_RULES[name]
+        if not is_right(value):
+            raise UserError(f"generation option {name} is {value!r}", expected=expected, hint=f"--gen {name}=VALUE")
     _template_text(cell, options)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_GEN_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "max_new_tokens": (lambda value: _is_whole(value) and value >= 1, "a whole number, 1 or more"),
+    "num_beams": (lambda value: _is_whole(value) and value >= 1, "a whole number, 1 or more"),
+    "seed": (_is_whole, "a whole number"),
+    "temperature": (
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf,
+        "a finite number, 0 or more",
+    ),
+    "stop": (
+        lambda value: isinstance(value, list | tuple) and all(isinstance(text, str) for text in value),
+        'a list of texts, such as ["###"]',
+    ),
+}
 
 
 def _template_text(cell: Cell, options: PlanOptions) -> str | None:
     if options.template is None:
         return None
+    try:
+        options.template.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"--template {options.template!r}", expected="text in UTF-8") from None
     templates = cell.task.info.templates
     if options.template in templates:
         return templates[options.template]
@@ -188,6 +217,8 @@ def _gen(options: PlanOptions, own: GenOptions) -> GenOptions:
     changed: dict[str, object] = dict(options.gen)
     if options.seed is not None:
         changed.setdefault("seed", options.seed)
+    if "stop" in changed:
+        changed["stop"] = tuple(dict(options.gen)["stop"])  # type: ignore[arg-type]
     return replace(own, **changed) if changed else own  # type: ignore[arg-type]
 
 
@@ -197,7 +228,7 @@ def planned_samples(cell: Cell, data_root: Path, options: PlanOptions) -> Iterat
     template = _template_text(cell, options)
     plain = template is None and not options.gen and options.seed is None
     ordinal = 0
-    for sample in cell.task.samples(cell.split, data_root):
+    for sample in _task_samples(cell, data_root):
         if groups is not None and sample.group not in groups:
             continue
         if options.limit is not None and ordinal >= options.limit:
@@ -210,13 +241,36 @@ def planned_samples(cell: Cell, data_root: Path, options: PlanOptions) -> Iterat
         ordinal += 1
 
 
+def _task_samples(cell: Cell, data_root: Path) -> Iterator[Sample]:
+    """The task's own samples. Raises `PluginError` when the task raises or gives something else."""
+    try:
+        for sample in cell.task.samples(cell.split, data_root):
+            if not isinstance(sample, Sample):
+                raise PluginError(
+                    f"task {cell.label}: samples() gave a {type(sample).__name__}", expected="omgbench.contract.Sample"
+                )
+            if not isinstance(sample.group, str) or not isinstance(sample.id, str):
+                raise PluginError(
+                    f"task {cell.label}: samples() gave the id {sample.id!r} and the group {sample.group!r}",
+                    expected="texts",
+                )
+            yield sample
+    except (OmgbenchError, MemoryError):
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"task {cell.label}: samples() raised {describe_error(error)}",
+            hint=f"omgbench check-task {cell.task.info.name}",
+        ) from error
+
+
 def _drawn_groups(cell: Cell, data_root: Path, options: PlanOptions) -> frozenset[str] | None:
     """Groups that a seeded limit draws, or None for all. Drawn by hash, so that the draw does not depend on how the
     task orders them; the last group drawn may be cut by the limit."""
     if options.limit is None or options.seed is None:
         return None
     sizes: dict[str, int] = {}
-    for sample in cell.task.samples(cell.split, data_root):
+    for sample in _task_samples(cell, data_root):
         sizes[sample.group] = sizes.get(sample.group, 0) + 1
 
     def draw(group: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from omgbench.errors import DataError, UserError
 from omgbench.identity import fingerprint
 from omgbench.runner.cellrun import CellContext, CellSettings, Shard, options_record, run_cell
 from omgbench.runner.engine import Engine, LocalEngine
+from omgbench.runner.loop import require_perfect_answer
 from omgbench.runner.plan import Plan, PlanOptions, make_plan
 from omgbench.runner.pool import PoolEngine, WorkerModel
 from omgbench.runner.progress import Progress, WarningsOnly
@@ -21,6 +23,8 @@ from omgbench.selection import Cell, select
 from omgbench.store import ResultRecord
 
 DEFAULT_OUT = "omgbench_runs"
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,4})?")
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ def prepare(request: RunRequest, progress: Progress | None = None) -> tuple[Mode
     model = (
         request.model if not isinstance(request.model, str) else registry.build_model(request.model, request.model_args)
     )
-    capabilities = model.capabilities()
+    capabilities = registry.capabilities_of(model, _spec(request))
     cells = select(request.tasks, request.split, files)
     said: set[str] = set()
 
@@ -116,6 +120,8 @@ def prepare(request: RunRequest, progress: Progress | None = None) -> tuple[Mode
 
 
 def _planned(cell: Cell, request: RunRequest, capabilities: Capabilities, say: Any) -> PlannedCell:
+    if capabilities.sees_references:
+        require_perfect_answer(cell.task)
     root = resolve_root(cell.task, cell.split, request.data, say)
     plan = make_plan(cell, root.path, request.plan)
     refusal = capabilities.refusal(plan.example)
@@ -130,13 +136,22 @@ def _planned(cell: Cell, request: RunRequest, capabilities: Capabilities, say: A
     return PlannedCell(plan, root, f"the model {refusal}" if refusal else None)
 
 
+def _spec(request: RunRequest) -> str:
+    return request.model if isinstance(request.model, str) else type(request.model).__name__
+
+
 def _check(request: RunRequest) -> None:
     if request.batch_size < 1:
         raise UserError(f"--batch-size {request.batch_size}", expected="1 or more")
     if request.workers < 0:
         raise UserError(f"--workers {request.workers}", expected="0 (in this process) or more")
-    if request.timeout_s is not None and request.timeout_s <= 0:
+    if request.timeout_s is not None and not request.timeout_s > 0:
         raise UserError(f"--timeout {request.timeout_s:g}", expected="seconds, above 0")
+    placement = request.placement
+    if not _DEVICE.fullmatch(placement.device):
+        raise UserError(f"--device {placement.device}", expected="auto, cpu, cuda, cuda:1 or mps")
+    if placement.dtype not in _DTYPES:
+        raise UserError(f"--dtype {placement.dtype}", expected=", ".join(_DTYPES))
     in_processes = request.workers > 0 or request.timeout_s is not None
     if in_processes and not isinstance(request.model, str):
         raise UserError(
@@ -152,7 +167,7 @@ def run(request: RunRequest, progress: Progress | None = None) -> RunOutcome:
     """Run, resume or simply score again: whatever is already answered is not asked again."""
     progress = progress or WarningsOnly()
     model, cells = prepare(request, progress)
-    capabilities = model.capabilities()
+    capabilities = registry.capabilities_of(model, _spec(request))
     left_out = {cell.plan.cell.label: cell.refusal for cell in cells if cell.refusal is not None}
     open_cells = [cell for cell in cells if cell.refusal is None]
     for label, why in left_out.items():
@@ -195,6 +210,6 @@ def _default_out(name: str, model_fp: str, cells: list[PlannedCell]) -> Path:
 def parse_shard(text: str) -> Shard:
     """`3/16` -> shard 3 of 16."""
     number, _, count = text.partition("/")
-    if not (number.isdigit() and count.isdigit()) or not 1 <= int(number) <= int(count):
+    if not (number.isdecimal() and count.isdecimal()) or not 1 <= int(number) <= int(count):
         raise UserError(f"--shard {text}", expected="i/n with 1 <= i <= n, such as 3/16")
     return Shard(int(number), int(count))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from omgbench.contract import MetricValue, Record, Response, Status
+from omgbench.contract import MetricValue, Record, Response, Sample, Status
 from omgbench.errors import OmgbenchError
 from omgbench.runner.ask import describe_error
 from omgbench.runner.journal import JournalIndex
@@ -100,14 +101,29 @@ def score_sample(plan: Plan, planned: PlannedSample, response: Response) -> tupl
         record = Record(sample.id, sample.group, response.status, {"error": response.error})
         return record, record_line(record), response.error
     try:
-        record = plan.cell.task.score(sample, response)
+        record = _scored(plan, sample, response)
         return record, record_line(record), response.error if response.status.failed else None
     except Exception as error:
         text = f"scoring failed: {describe_error(error)}"
         if response.status.failed:
             raise OmgbenchError(f"task {plan.cell.label} cannot score a failed answer ({sample.id}): {text}") from error
-        record = plan.cell.task.score(sample, Response(sample.id, Status.ERROR, error=text))
+    try:
+        record = _scored(plan, sample, Response(sample.id, Status.ERROR, error=text))
         return record, record_line(record), text
+    except Exception as error:
+        raise OmgbenchError(
+            f"task {plan.cell.label}: score() fails for sample {sample.id}, and for a failed answer in its place: "
+            f"{describe_error(error)}\n"
+            f"  kept: every answer\n"
+            f"  next: once the task is mended, the same command scores them again"
+        ) from error
+
+
+def _scored(plan: Plan, sample: Sample, response: Response) -> Record:
+    record: object = plan.cell.task.score(sample, response)
+    if not isinstance(record, Record):
+        raise TypeError(f"score() gave a {type(record).__name__}, expected omgbench.contract.Record")
+    return record
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -129,9 +145,17 @@ def read_records(path: Path) -> Iterator[Record]:
 
 def _check_values(plan: Plan, values: tuple[MetricValue, ...]) -> None:
     expected = [spec.name for spec in plan.cell.task.info.metrics]
+    strange = next((value for value in values if not isinstance(value, MetricValue)), None)
+    if strange is not None:
+        raise OmgbenchError(
+            f"task {plan.cell.label} summed up a {type(strange).__name__}, expected omgbench.contract.MetricValue"
+        )
     found = [value.name for value in values]
     if found != expected:
         raise OmgbenchError(f"task {plan.cell.label} summed up {found}, expected its metrics {expected}")
     for value in values:
-        if value.value is not None and value.value != value.value:
-            raise OmgbenchError(f"task {plan.cell.label}: metric {value.name} is not a number")
+        number = value.value
+        if number is not None and not (isinstance(number, int | float) and math.isfinite(number)):
+            raise OmgbenchError(
+                f"task {plan.cell.label}: metric {value.name} is {number!r}, expected a finite number or None"
+            )

@@ -29,6 +29,10 @@ from omgbench.runner.progress import Progress, WarningsOnly
 from omgbench.selection import select
 from omgbench.store import ResultRecord
 
+_CELL_KEYS = frozenset(
+    ("cell", "label", "plan", "n_samples", "options", "model", "task", "data", "capabilities", "settings")
+)
+
 
 def cell_folders(run: Path) -> list[Path]:
     """Cell folders of a run directory, by name. Raises `DataError` when there is none."""
@@ -91,8 +95,15 @@ def read_cell_file(folder: Path) -> dict[str, Any]:
     """The cell file of a folder."""
     try:
         value: dict[str, Any] = json.loads((folder / CELL_FILE).read_text(encoding="utf-8"))
+        lacking = _CELL_KEYS - value.keys() if isinstance(value, dict) else _CELL_KEYS
+        if lacking:
+            raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
     except (OSError, ValueError) as error:
-        raise DataError(f"a cell that cannot be read: {error}", where=str(folder / CELL_FILE)) from None
+        raise DataError(
+            f"a cell that cannot be read: {error}",
+            where=str(folder / CELL_FILE),
+            hint="repeat the run's own command with another --out",
+        ) from None
     return value
 
 
@@ -111,7 +122,7 @@ def _rescore_cell(folder: Path, data: str | Path | None, allow_errors: bool | No
     with locked(context):
         index = load_index(context, progress)
         index.close()
-        return finish_cell(context, context.settings.batch_size, started, clock, None, progress)
+        return finish_cell(context, context.settings.batch_size, started, clock, None)
 
 
 def merge(
@@ -124,24 +135,30 @@ def merge(
     written to `out` itself.
     """
     progress = progress or WarningsOnly()
-    for source in sources:
-        if source.resolve() != out.resolve():
-            for folder in cell_folders(source):
-                _bring(folder, out / folder.name)
+    others = [source for source in sources if source.resolve() != out.resolve()]
+    folders = [folder for source in others for folder in cell_folders(source)]
+    _check_same(([out] if out.is_dir() else []) + others)
+    for folder in folders:
+        _bring(folder, out / folder.name)
     return rescore(out, data, progress=progress)
 
 
-def _bring(source: Path, target: Path) -> None:
-    theirs = read_cell_file(source)
-    if (target / CELL_FILE).exists():
-        ours = read_cell_file(target)
+def _check_same(runs: Sequence[Path]) -> None:
+    """Refuse, before anything is copied, cells of one name that are not of one fingerprint."""
+    first: dict[str, Path] = {}
+    for folder in (path.parent for run in runs for path in sorted(run.glob(f"*/{CELL_FILE}"))):
+        other = first.setdefault(folder.name, folder)
+        ours, theirs = read_cell_file(other), read_cell_file(folder)
         if ours["cell"] != theirs["cell"]:
             raise RunRefused(
-                f"{theirs['label']}: {source} and {target} hold answers of different models, plans or options",
+                f"{theirs['label']}: {other} and {folder} hold answers of different models, plans or options",
                 expected=f"fingerprint {ours['cell']}, found {theirs['cell']}",
                 hint="merge shards of one and the same command",
             )
-    else:
+
+
+def _bring(source: Path, target: Path) -> None:
+    if not (target / CELL_FILE).exists():
         target.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / CELL_FILE, target / CELL_FILE)
     (target / JOURNAL_FOLDER).mkdir(exist_ok=True)

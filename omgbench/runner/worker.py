@@ -107,7 +107,7 @@ def _serve(commands: IO[str], channel: _Channel) -> None:
     model = registry.build_model(first["model"], first["model_args"])
     loaded = load_model(model, Placement(**first["placement"]))
     channel.send(event="ready", identity=asdict(loaded.identity), code=loaded.code)
-    asker = Asker(model, model.capabilities(), 1)
+    asker = Asker(model, registry.capabilities_of(model, first["model"]), 1)
     at_work: _CellAtWork | None = None
     for line in commands:
         command = json.loads(line)

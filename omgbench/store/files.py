@@ -8,14 +8,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from omgbench.errors import UserError
+
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[str]]:
     """Write text to a temporary sibling that takes `path`'s place when the block ends without an exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = temporary.open("w", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror}", expected="a place that can be written"
+        ) from error
+    try:
+        with opened as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -23,6 +31,12 @@ def atomic_writer(path: Path) -> Iterator[IO[str]]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what processes that were killed while writing left in a folder that is now ours alone."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def atomic_write_text(path: Path, text: str) -> None:

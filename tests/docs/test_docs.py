@@ -27,7 +27,7 @@ ENTRY_POINT = "from omgbench.cli import main; main()"
 RUN_TIMEOUT_S = 300
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_MARK = re.compile(r"<!--\s*(.*?)\s*-->\s*\Z", re.DOTALL)
+_MARK = re.compile(r"<!-- ([^\n]*?) -->\s*\Z")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _LONG_OPTION = re.compile(r"--[a-z][a-z-]*")
 
@@ -133,6 +133,7 @@ def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     if not taken:
         pytest.skip("nothing to run on this page")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     # Classes of an example find their module by name, as they do in a script.
     walk = Walk(tmp_path, f"omgbench_docs_{page.stem}")
     monkeypatch.setitem(sys.modules, walk.module.__name__, walk.module)
@@ -141,7 +142,7 @@ def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_shown_prediction_lines_are_read() -> None:
-    from omgbench.wire import response_from_json
+    from omgbench.predictions import _response
 
     lines = [
         (block, line)
@@ -153,7 +154,7 @@ def test_the_shown_prediction_lines_are_read() -> None:
     assert len(lines) > 8
     for block, line in lines:
         if "protocol" not in json.loads(line):
-            response_from_json(line, block.place)
+            _response(json.loads(line), block.place)
 
 
 # ---- what is named exists -------------------------------------------------------------------------------------------

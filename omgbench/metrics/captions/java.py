@@ -37,8 +37,9 @@ _JVM_FLAGS = (
     "-Duser.language=en",
     "-Duser.country=US",
 )
-# The parallel collectors spend a third more CPU on METEOR's tables and save no time.
-_COLLECTOR_FLAG = "-XX:+UseSerialGC"
+# METEOR's tables with Java 17: less CPU and memory than the default collector, a second less than the serial one. Two
+# threads, since Java would start one per core.
+_COLLECTOR_FLAGS = ("-XX:+UseParallelGC", "-XX:ParallelGCThreads=2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +236,7 @@ def _probe_version(path: str, timeout_s: float) -> str:
 
 def _jvm_flags() -> tuple[str, ...]:
     chosen_outside = re.search(r"\bUse\w+GC\b", " ".join(os.environ.get(name, "") for name in _JVM_OPTION_VARIABLES))
-    return _JVM_FLAGS if chosen_outside else (*_JVM_FLAGS, _COLLECTOR_FLAG)
+    return _JVM_FLAGS if chosen_outside else (*_JVM_FLAGS, *_COLLECTOR_FLAGS)
 
 
 def _environment() -> dict[str, str]:

@@ -94,7 +94,7 @@ def test_a_java_that_hangs_is_killed_with_its_children(
     assert list(temporary_folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("collector", ["", "-XX:+UseParallelGC", "-XX:+UseG1GC -Xmx64m"])
+@pytest.mark.parametrize("collector", ["", "-XX:+UseSerialGC", "-XX:+UseG1GC -Xmx64m"])
 def test_jvm_options_of_the_environment_do_no_harm(collector: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", collector)
     assert find_java().version
