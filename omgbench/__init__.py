@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from omgbench.api import Evaluation, evaluate, load_results
+    from omgbench.api import Evaluation, evaluate, load_results, score_predictions
 
-__all__ = ["Evaluation", "__version__", "evaluate", "load_results"]
+__all__ = ["Evaluation", "__version__", "evaluate", "load_results", "score_predictions"]
 
 
 def __getattr__(name: str) -> Any:
     # The Python API imports numpy and pydantic; the command line's help must not pay for that.
-    if name in ("Evaluation", "evaluate", "load_results"):
+    if name in __all__:
         from omgbench import api
 
         return getattr(api, name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omgbench.contract import Model, Placement, Task
 from omgbench.reports.tables import Format, Published, format_value, render_table
+from omgbench.runner import imported
 from omgbench.runner.cellrun import CellSettings, Shard
 from omgbench.runner.plan import PlanOptions
 from omgbench.runner.progress import Progress
@@ -147,7 +148,7 @@ def evaluate(
         model_spec=model if isinstance(model, str) else type(model).__name__,
         device=device,
         dtype=dtype,
-        workers=workers,
+        workers=workers or (1 if timeout_s is not None else 0),
         batch_size=batch_size,
     )
     request = RunRequest(
@@ -166,6 +167,43 @@ def evaluate(
         settings=settings,
     )
     outcome = run(request, progress)
+    return Evaluation(outcome.results, outcome.left_out, outcome.out)
+
+
+def score_predictions(
+    predictions: str | Path,
+    tasks: str | Sequence[str | Task],
+    *,
+    split: str | None = None,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    name: str | None = None,
+    task_files: Sequence[str | Path] = (),
+    allow_errors: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score saved predictions: a JSON-lines file, or the official prediction folder of a task. Needs no images.
+
+    Args:
+        predictions: file or folder.
+        name: the model's name; default: the file's header, or the folder's own name.
+        tasks, split, data, out, task_files, allow_errors, progress: see `evaluate`.
+
+    Raises:
+        omgbench.errors.DataError: the file breaks the format, answers what was never asked, or was made for other
+            requests.
+    """
+    outcome = imported.score_predictions(
+        Path(predictions),
+        tasks,
+        split=split,
+        data=data,
+        out=Path(out) if out is not None else None,
+        name=name,
+        task_files=[Path(path) for path in task_files],
+        allow_errors=allow_errors,
+        progress=progress,
+    )
     return Evaluation(outcome.results, outcome.left_out, outcome.out)
 
 

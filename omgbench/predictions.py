@@ -124,7 +124,8 @@ def _response(value: Any, where: str) -> Response:
     if isinstance(value, dict):
         # Workers speak the same lines with a kind in front.
         value = {key: item for key, item in value.items() if key != "kind"}
-        value["masks"] = [_with_compressed_counts(mask, where) for mask in value.get("masks") or []]
+        if isinstance(value.get("masks"), list):
+            value["masks"] = [_with_compressed_counts(mask, where) for mask in value["masks"]]
     return response_from_plain(value, where)
 
 

@@ -51,8 +51,8 @@ def select(
 
     Args:
         tasks: comma-separated names, or a sequence of names and task objects. A name is `TASK`, `TASK:SPLIT`,
-            `TASK/SUBSET` or `TASK/SUBSET:SPLIT`; `TASK` may be a pattern; `all` as a split takes every split. A bare
-            task takes its default splits.
+            `TASK/SUBSET`, `TASK/SUBSET:SPLIT`, or `file.py:attribute[:SPLIT]`; `TASK` may be a pattern; `all` as a
+            split takes every split. A bare task takes its default splits.
         split: split for every entry that names none.
         task_files: names of tasks defined in files, with their specs; they win over registered names.
     """
@@ -73,9 +73,12 @@ def _cells_of(entry: str | Task, split: str | None, files: Mapping[str, str]) ->
         yield from (Cell(entry, None, found) for found in choose_splits(entry, "", split))
         return
     text = entry.strip()
-    if ".py:" in text or ("." in text.partition(":")[0] and ":" in text):
-        task = registry.build_task(text)
-        yield from (Cell(task, text, found) for found in choose_splits(task, "", split))
+    if _is_path(text):
+        location, attribute, *rest = text.rsplit(":", 2) if text.count(":") > 1 else text.split(":")
+        spec = f"{location}:{attribute}"
+        task = registry.build_task(spec)
+        named_split = rest[0] if rest else None
+        yield from (Cell(task, spec, found) for found in choose_splits(task, "", named_split or split))
         return
     name, _, named_split = text.partition(":")
     pattern, _, subset = name.partition("/")
@@ -84,6 +87,11 @@ def _cells_of(entry: str | Task, split: str | None, files: Mapping[str, str]) ->
         task = registry.build_task(spec)
         for found in choose_splits(task, subset, named_split or split):
             yield Cell(task, spec, found)
+
+
+def _is_path(text: str) -> bool:
+    """`file.py:attribute` or `package.module:attribute`, each perhaps with `:split` behind."""
+    return ".py:" in text or ("." in text.partition(":")[0] and ":" in text)
 
 
 def choose_splits(task: Task, subset: str, split: str | None) -> list[SplitInfo]:

@@ -124,4 +124,4 @@ def test_a_limit_with_a_seed_draws_whole_groups(tmp_path: Path) -> None:
     assert first.results[0].data.n_samples == other.results[0].data.n_samples == 9
     assert first.results[0].data.n_groups == 3
     assert first.results[0].data.requests != other.results[0].data.requests
-    assert "limit 9" in first.results[0].marks
+    assert "limit 9 drawn with seed 1" in first.results[0].marks

@@ -53,12 +53,20 @@ class Entry:
 
 @dataclass(slots=True)
 class Row:
-    """One model: its entries by column key, and its coverage."""
+    """One model: its entries by column key, and by task how many samples it answered of how many."""
 
     model: str
     published: bool
     entries: dict[tuple[str, str, str, str], Entry] = field(default_factory=dict)
-    coverage: str = ""
+    answered: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def coverage(self, columns: Iterable[Column]) -> str:
+        """`answered/asked` over the tasks of these columns."""
+        if self.published:
+            return "published"
+        tasks = dict.fromkeys(column.task for column in columns)
+        found = [self.answered[task] for task in tasks if task in self.answered]
+        return f"{sum(answered for answered, _ in found)}/{sum(asked for _, asked in found)}"
 
 
 @dataclass(slots=True)
@@ -165,9 +173,10 @@ def _measured_row(
     results: list[ResultRecord], shown: set[tuple[str, str, str, str]], digits: int, notes: _Notes
 ) -> Row:
     row = Row(results[0].model.name, published=False)
-    answered = sum(result.coverage.answered for result in results)
-    row.coverage = f"{answered}/{sum(result.coverage.n_samples for result in results)}"
     for result in results:
+        answered, asked = row.answered.get(result.task.name, (0, 0))
+        coverage = result.coverage
+        row.answered[result.task.name] = (answered + coverage.answered, asked + coverage.n_samples)
         for metric in result.metrics:
             key = (result.task.name, result.task.subset, result.task.split, metric.name)
             if key not in shown:
@@ -218,7 +227,7 @@ def _add_published(
     notes: _Notes,
 ) -> None:
     name = number.model + (f" ({number.variant})" if number.variant else "")
-    row = rows.setdefault((number.model, number.variant, number.paper), Row(name, published=True, coverage="published"))
+    row = rows.setdefault((number.model, number.variant, number.paper), Row(name, published=True))
     marks = [notes.number(f"published: {number.source}")]
     if number.notes:
         marks.append(notes.number(number.notes))
@@ -230,7 +239,7 @@ def _grid(table: Table, columns: Sequence[Column]) -> tuple[list[str], list[list
     lines = []
     for row in table.rows:
         cells = [str(row.entries.get(column.key, "–")) for column in columns]
-        lines.append([row.model, *cells, row.coverage])
+        lines.append([row.model, *cells, row.coverage(columns)])
     return heads, lines
 
 
@@ -318,7 +327,9 @@ def _csv(table: Table) -> str:
             if entry is not None:
                 notes = "; ".join(table.notes[number - 1] for number in entry.notes)
                 name = _no_formula(row.model)
-                writer.writerow([name, row.published, *column.key, entry.text, row.coverage, _no_formula(notes)])
+                writer.writerow(
+                    [name, row.published, *column.key, entry.text, row.coverage([column]), _no_formula(notes)]
+                )
     return stream.getvalue()
 
 

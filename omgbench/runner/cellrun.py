@@ -394,9 +394,12 @@ def _marks(context: CellContext, scores: Scores) -> list[str]:
         marks.append("demo data")
     if context.capabilities.sees_references:
         marks.append("sees the references")
-    marks.extend(
-        f"{key} {value}" for key, value in options_record(context.plan).items() if key in ("limit", "template")
-    )
+    options = context.plan.options
+    if options.limit is not None:
+        drawn = "" if options.seed is None else f" drawn with seed {options.seed}"
+        marks.append(f"limit {options.limit}{drawn}")
+    if options.template is not None:
+        marks.append(f"template {options.template}")
     failed = sum(count for name, count in scores.statuses.items() if Status(name).failed)
     if failed and context.settings.allow_errors:
         marks.append(f"{failed} errors allowed")

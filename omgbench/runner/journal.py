@@ -83,7 +83,7 @@ class JournalWriter:
             if self._fd is None:
                 self._fd = self._open()
             _write_all(self._fd, data)
-            os.fdatasync(self._fd)
+            _sync(self._fd)
         except OSError as error:
             raise OmgbenchError(
                 f"answers cannot be written: {error.strerror}\n"
@@ -103,6 +103,10 @@ class JournalWriter:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+# macOS has no fdatasync.
+_sync = getattr(os, "fdatasync", os.fsync)
 
 
 def _write_all(fd: int, data: bytes) -> None:

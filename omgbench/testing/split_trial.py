@@ -30,6 +30,8 @@ from omgbench.testing.task_rules import record_problem, sample_problem, values_p
 
 BOUND_TOLERANCE = 1e-6
 """How far from the best value of a metric's scale perfect answers may stay."""
+NOTHING_TO_FIND = -1.0
+"""What COCO's script gives where there is no reference object of the kind."""
 ORDER_TOLERANCE = 1e-12
 """How much the order of the groups may change a value, relative or absolute."""
 _FAILED = (Status.ERROR, Status.TIMEOUT, Status.MISSING)
@@ -143,6 +145,9 @@ class SplitTrial:
             if value is None:
                 reason = best[spec.name].note or "not computed"
                 self._findings.skip(f"perfect {spec.name}", f"{self._split.label}: {reason}")
+                continue
+            if value == spec.scale[0] == NOTHING_TO_FIND:
+                self._findings.skip(f"perfect {spec.name}", f"{self._split.label}: no such object among the samples")
                 continue
             bound = None if spec.higher_is_better is None else spec.scale[1 if spec.higher_is_better else 0]
             reached = bound is None or abs(value - bound) <= BOUND_TOLERANCE

@@ -67,9 +67,12 @@ def _check_files(task: Task, findings: Findings) -> None:
         folder: Path | None = Path(inspect.getfile(type(task))).parent
     except (OSError, TypeError):
         folder = None  # a class typed into a notebook has no file
-    for name, rule in (("card.md", card_problem), ("published.json", published_problem)):
-        if folder is not None and (folder / name).is_file():
-            findings.expect(name, rule(folder))
+    # Tasks that share a folder have a card each.
+    own_card = f"{task.info.name}.card.md"
+    card = own_card if folder is not None and (folder / own_card).is_file() else "card.md"
+    for name, file, rule in (("card.md", card, card_problem), ("published.json", "published.json", published_problem)):
+        if folder is not None and (folder / file).is_file():
+            findings.expect(name, rule(folder / file))
         else:
             findings.skip(name, "none beside the task's module")
 
@@ -92,8 +95,10 @@ def _check_splits(
 
 
 def _demo(task: Task, stack: ExitStack, findings: Findings) -> Path | None:
-    """Write demo data twice and give the folder; None where the task has no demo data."""
+    """Write demo data twice and give the folder; an empty one for a task that needs no files, else None."""
     if not isinstance(task, HasDemo):
+        if not any(split.files for split in task.info.splits):
+            return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="omgbench-check-")))
         findings.skip("samples", "no data root is given and the task has no demo data")
         return None
     roots = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="omgbench-check-"))) for _ in range(2)]

@@ -206,16 +206,16 @@ def _value_problem(value: MetricValue, spec: MetricSpec, n_records: int) -> str 
     return None
 
 
-def card_problem(folder: Path) -> str | None:
-    """What is wrong with `card.md` in a task's folder."""
-    text = (folder / "card.md").read_text(encoding="utf-8")
-    return None if text.lstrip().startswith("# ") else "card.md must start with a heading: # Title"
+def card_problem(card: Path) -> str | None:
+    """What is wrong with a task's card."""
+    text = card.read_text(encoding="utf-8")
+    return None if text.lstrip().startswith("# ") else f"{card.name} must start with a heading: # Title"
 
 
-def published_problem(folder: Path) -> str | None:
-    """What is wrong with `published.json` in a task's folder."""
+def published_problem(file: Path) -> str | None:
+    """What is wrong with a task's `published.json`."""
     try:
-        rows: Any = json.loads((folder / "published.json").read_text(encoding="utf-8"))
+        rows: Any = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         return f"published.json: {error}"
     if not isinstance(rows, list):

@@ -18,7 +18,7 @@ _SPACES = re.compile(r"\s+")
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A grounded phrase; `start` and `end` are offsets into `GroundedText.caption`, None where it is not found there."""
+    """A grounded phrase; `start` and `end` are offsets into `GroundedText.caption`, None where it is not there."""
 
     text: str
     start: int | None

@@ -6,7 +6,6 @@ import contextlib
 import io
 import itertools
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -84,7 +83,7 @@ class Walk:
         elif block.language == "python":
             compiled = compile("\n" * block.line + block.text, str(block.page), "exec")
             with contextlib.redirect_stdout(io.StringIO()):
-                exec(compiled, self.module.__dict__)
+                exec(compiled, self.module.__dict__)  # noqa: S102 (our own pages)
         elif block.mark.startswith("run"):
             self.run(block)
 
@@ -221,9 +220,9 @@ def test_every_command_is_explained() -> None:
 def test_the_file_tree_is_the_repository() -> None:
     tree = next(block for block in blocks(ROOT / "README.md") if block.mark == "tree")
     listed = [line.split()[0] for line in tree.text.splitlines()]
-    for path in listed:
-        assert (ROOT / path).exists(), f"README.md lists {path}"
-        assert path.endswith("/") == (ROOT / path).is_dir(), path
+    for entry in listed:
+        assert (ROOT / entry).exists(), f"README.md lists {entry}"
+        assert entry.endswith("/") == (ROOT / entry).is_dir(), entry
     made = {"build", "dist", "venv", "omgbench_runs"}
     there = [path for path in ROOT.iterdir() if not path.name.startswith(".") and path.name not in made]
     there += [path for path in (ROOT / "omgbench").iterdir() if path.name not in ("__init__.py", "py.typed")]
@@ -291,6 +290,3 @@ def test_the_environment_variables_exist() -> None:
     for page in [*PAGES, *CARDS]:
         for name in re.findall(r"\bOMGBENCH_[A-Z_]+", page.read_text(encoding="utf-8")):
             assert f'"{name}"' in sources, f"{page.name}: {name}"
-
-
-assert os.sep == "/", "the pages show POSIX paths"

@@ -67,6 +67,7 @@ BROKEN = {
     "a line that is no object": (f"{HEADER}\n[1]", "line 2"),
     "an unknown key": (f'{HEADER}\n\n{{"id": "a", "mask": 1}}', "line 3"),
     "an unknown status": (f'{HEADER}\n{{"id": "a", "status": "fine"}}', "status"),
+    "masks that are no list": (f'{HEADER}\n{{"id": "a", "masks": 5}}', "masks is 5"),
     "no id": (f'{HEADER}\n{{"text": "a"}}', "id"),
     "twice the same id": (f'{HEADER}\n{{"id": "a"}}\n{{"id": "a"}}', "lines 2 and 3"),
     "deep nesting": (f"{HEADER}\n" + "[" * 100_000, "line 2"),

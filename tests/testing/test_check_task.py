@@ -116,8 +116,21 @@ def test_a_task_without_extras_passes_on_given_data(tmp_path: Path) -> None:
     assert report["order of records"].passed
 
 
-def test_without_data_and_demo_nothing_can_be_tried() -> None:
+def test_a_task_without_files_needs_neither_data_nor_demo() -> None:
     report = check_task(WithoutPerfectAnswer)
+    report.raise_for_failures()
+    assert report["order of records"].passed
+
+
+def test_without_data_and_demo_nothing_can_be_tried() -> None:
+    class WithFiles(WithoutPerfectAnswer):
+        @property
+        def info(self) -> TaskInfo:
+            info = super().info
+            files = (DataFile(("annotations.json",), "annotations"),)
+            return replace(info, splits=tuple(replace(split, files=files) for split in info.splits))
+
+    report = check_task(WithFiles)
     assert report.ok
     assert report["samples"].skipped
 
