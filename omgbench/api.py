@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omgbench.contract import Model, Placement, Task
+from omgbench.printable import SENTENCE_LIMIT, printable
 from omgbench.reports.tables import Format, Published, format_value, render_table
 from omgbench.runner import imported
-from omgbench.runner.cellrun import CellSettings, Shard
+from omgbench.runner.context import CellSettings, Shard
 from omgbench.runner.plan import PlanOptions
 from omgbench.runner.progress import Progress
 from omgbench.runner.run import RunRequest, parse_shard, run
@@ -69,7 +70,7 @@ class Evaluation:
             state = "" if result.complete else f"  INCOMPLETE: {'; '.join(result.reasons[:1])}"
             lines.append(f"  {result.model.name} on {result.label}: {shown}  ({coverage}){marks}{state}")
         lines.extend(f"  {label} left out: {why}" for label, why in self.left_out.items())
-        return "\n".join(lines)
+        return "\n".join(printable(line, SENTENCE_LIMIT) for line in lines)
 
 
 def _rows(result: ResultRecord) -> list[dict[str, Any]]:
@@ -93,7 +94,7 @@ def _rows(result: ResultRecord) -> list[dict[str, Any]]:
 
 def evaluate(
     model: str | Model,
-    tasks: str | Sequence[str | Task],
+    tasks: str | Task | Sequence[str | Task],
     *,
     model_args: Mapping[str, Any] | None = None,
     task_files: Sequence[str | Path] = (),
@@ -146,10 +147,6 @@ def evaluate(
         allow_errors=allow_errors,
         check_determinism=check_determinism,
         model_spec=model if isinstance(model, str) else type(model).__name__,
-        device=device,
-        dtype=dtype,
-        workers=workers or (1 if timeout_s is not None else 0),
-        batch_size=batch_size,
     )
     request = RunRequest(
         model=model,
@@ -172,7 +169,7 @@ def evaluate(
 
 def score_predictions(
     predictions: str | Path,
-    tasks: str | Sequence[str | Task],
+    tasks: str | Task | Sequence[str | Task],
     *,
     split: str | None = None,
     data: str | Path | None = None,

@@ -7,16 +7,17 @@ import importlib.util
 import json
 import platform
 import subprocess
-import sys
 from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from omgbench import __version__
+from omgbench.code_identity import code_fingerprint
 from omgbench.contract import Request
 
-MAX_CODE_FILES = 2000
+__all__ = ["canonical_json", "code_fingerprint", "environment", "file_sha256", "fingerprint", "request_fingerprint"]
+
 _RECORDED_LIBRARIES = ("numpy", "pillow", "pycocotools", "pycocoevalcap", "torch", "transformers", "pydantic")
 
 
@@ -58,27 +59,6 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def code_fingerprint(obj: object) -> str:
-    """Fingerprint of the source that defines the class (or function) of `obj`.
-
-    A class in a package counts with every Python file of its module's folder and below, since an adapter's helpers
-    decide answers too; a single file counts alone. "interactive" where no source file exists (a notebook cell).
-    """
-    cls = obj if isinstance(obj, type) else type(obj)
-    module = sys.modules.get(cls.__module__)
-    source = getattr(module, "__file__", None)
-    if source is None:
-        return "interactive"
-    path = Path(source)
-    in_package = bool(getattr(module, "__package__", ""))
-    files = sorted(path.parent.rglob("*.py"))[:MAX_CODE_FILES] if in_package else [path]
-    digest = hashlib.blake2b(cls.__qualname__.encode(), digest_size=16)
-    for file in files:
-        digest.update(file.relative_to(path.parent).as_posix().encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 @lru_cache(maxsize=1)

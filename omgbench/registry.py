@@ -20,7 +20,8 @@ from omgbench.contract import Capabilities, Model, Task, TaskInfo
 from omgbench.errors import OmgbenchError, PluginError
 
 Kind = Literal["tasks", "models"]
-_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+_NAME = re.compile(r"[A-Za-z0-9][\w.+]*")
+"""No `-`: it parts task, subset and split in the names of folders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +128,10 @@ def _load_file(path: Path, owner: str) -> ModuleType:
             expected="path/to/file.py:Class",
             hint="check the path",
         )
-    # The name holds the path's hash: two files called model.py must not shadow each other.
-    name = f"omgbench_file_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    # The name holds the path, so that two files called model.py do not shadow each other, and the content, so that a
+    # file that was edited is loaded anew.
+    key = str(path.resolve()).encode() + b"\0" + path.read_bytes()
+    name = f"omgbench_file_{hashlib.sha256(key).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -204,7 +207,7 @@ def _check_info(task: object, spec: str) -> None:
         if not _NAME.fullmatch(name):
             raise PluginError(
                 f"task {spec!r}: the name {name!r} of task, subset or split",
-                expected="letters, digits and _ . + -, beginning with a letter or digit",
+                expected="letters, digits and _ . +, beginning with a letter or digit",
             )
 
 
@@ -229,7 +232,13 @@ def capabilities_of(model: Model, spec: str) -> Capabilities:
 
 
 def tasks_in_file(path: Path) -> dict[str, str]:
-    """Names of the tasks that a Python file defines, each with its spec `path:attribute` (`--task-file`)."""
+    """Names of the tasks that a Python file defines, each with its spec `path:attribute` (`--task-file`).
+
+    `file.py` takes every class or instance in it that is a task; `file.py:attribute` and `package.module:attribute`
+    take that one, which may also be a function that gives a task.
+    """
+    if ":" in path.name and not path.exists():
+        return {build_task(str(path)).info.name: str(path)}
     module = _load_file(path, f"task file {path}")
     found: dict[str, str] = {}
     for attribute, value in vars(module).items():

@@ -45,7 +45,7 @@ def cell_label(task_name: str, split: SplitInfo) -> str:
 
 
 def select(
-    tasks: str | Sequence[str | Task], split: str | None = None, task_files: Mapping[str, str] | None = None
+    tasks: str | Task | Sequence[str | Task], split: str | None = None, task_files: Mapping[str, str] | None = None
 ) -> list[Cell]:
     """Cells for a selection, in the order given, each once.
 
@@ -56,13 +56,20 @@ def select(
         split: split for every entry that names none.
         task_files: names of tasks defined in files, with their specs; they win over registered names.
     """
-    wanted = tasks.split(",") if isinstance(tasks, str) else list(tasks)
+    wanted = tasks.split(",") if isinstance(tasks, str) else list(tasks) if isinstance(tasks, Sequence) else [tasks]
     cells: dict[str, Cell] = {}
     for entry in wanted:
         if isinstance(entry, str) and not entry.strip():
             continue
         for cell in _cells_of(entry, split, task_files or {}):
-            cells.setdefault(cell.label, cell)
+            known = cells.setdefault(cell.label, cell)
+            if known.spec != cell.spec or (cell.spec is None and known.task is not cell.task):
+                raise UserError(
+                    f"two tasks are called {cell.task.info.name!r}: {known.spec or 'an object'} and "
+                    f"{cell.spec or 'an object'}",
+                    expected="one task per name",
+                    hint="run them one after the other, each with an --out of its own",
+                )
     if not cells:
         raise UserError("no task was named", expected="--tasks refcoco,gcg", hint="omgbench tasks lists them")
     return list(cells.values())
@@ -85,6 +92,8 @@ def _cells_of(entry: str | Task, split: str | None, files: Mapping[str, str]) ->
     specs = [files[pattern]] if pattern in files else registry.match("tasks", pattern)
     for spec in specs:
         task = registry.build_task(spec)
+        if ":" not in spec and task.info.name != spec:
+            raise PluginError(f"the task registered as {spec!r} calls itself {task.info.name!r}", expected="one name")
         for found in choose_splits(task, subset, named_split or split):
             yield Cell(task, spec, found)
 

@@ -64,7 +64,8 @@ def test_a_check_of_determinism_is_recorded(tmp_path: Path) -> None:
     found = evaluation.results[0].determinism
     assert found is not None
     assert found["agree"] == found["n"] == 8
-    assert found["batch_size"] != evaluation.results[0].engine.batch_size
+    assert evaluation.results[0].engine.batch_sizes == (1,)
+    assert found["batch_size"] == 4
 
 
 def test_a_model_that_depends_on_its_batch_is_found_out(tmp_path: Path) -> None:

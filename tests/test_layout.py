@@ -15,14 +15,16 @@ SOURCES = [
     *sorted((ROOT / "tasks").rglob("*.py")),
     *sorted((ROOT / "reference_model").rglob("*.py")),
 ]
-LEAVES = {"omgbench", "omgbench.errors"}
-"""Version and error types: everybody may import them."""
+LEAVES = {"omgbench", "omgbench.errors", "omgbench.printable"}
+"""Version, error types, clean text: everybody may import them."""
 
 ALLOWED: dict[str, set[str]] = {
     "omgbench.errors": set(),
+    "omgbench.printable": set(),
     "omgbench.contract": {"data.images"},
     "omgbench.metrics": {"contract"},
-    "omgbench.identity": {"contract"},
+    "omgbench.code_identity": set(),
+    "omgbench.identity": {"code_identity", "contract"},
     "omgbench.wire": {"contract"},
     "omgbench.registry": {"contract"},
     "omgbench.response_checks": {"contract", "metrics.rle"},

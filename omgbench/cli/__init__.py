@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import click
 
 from omgbench.cli.lazy import LazyGroup
 from omgbench.errors import EXIT_CRASH, EXIT_INTERRUPTED, OmgbenchError
+from omgbench.printable import printable_lines, printable_message
 
 
 @click.group(
@@ -33,20 +35,27 @@ def main() -> None:
     except click.exceptions.Exit as error:
         code = error.exit_code
     except click.ClickException as error:
-        error.show()
+        _show(error)
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         # click turns every Ctrl-C that reaches it into Abort.
         click.echo("omgbench: stopped", err=True)
         code = EXIT_INTERRUPTED
     except OmgbenchError as error:
-        click.echo(f"omgbench: {error}", err=True)
+        click.echo(f"omgbench: {printable_message(str(error))}", err=True)
         code = error.exit_code
     except BrokenPipeError:
         # The reader of a pipe (head, less) has gone; what is left to flush has nowhere to go.
         sys.stderr.close()
         code = EXIT_CRASH
     except OSError as error:
-        click.echo(f"omgbench: {error}", err=True)
+        click.echo(f"omgbench: {printable_message(str(error))}", err=True)
         code = EXIT_CRASH
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show(error: click.ClickException) -> None:
+    """What click shows, usage included; the message may name a file that a shell pattern matched."""
+    shown = io.StringIO()
+    error.show(shown)
+    click.echo(printable_lines(shown.getvalue().removesuffix("\n")), err=True)

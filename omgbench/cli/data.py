@@ -128,8 +128,8 @@ def _status_rows(task: Task, root: Path | None) -> list[dict[str, Any]]:
 
 def _verify_row(task: Task, split: Any, data: str | None) -> dict[str, Any]:
     from omgbench.data.roots import resolve_root
-    from omgbench.runner.cellrun import file_hashes
     from omgbench.runner.plan import PlanOptions, make_plan
+    from omgbench.runner.results import file_hashes
     from omgbench.selection import Cell, cell_label
 
     label = cell_label(task.info.name, split)

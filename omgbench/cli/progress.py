@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from omgbench.printable import SENTENCE_LIMIT, printable
+
 PLAIN_EVERY_S = 15.0
 
 
@@ -21,10 +23,10 @@ class PlainProgress:
 
     def cell_started(self, label: str, total: int, already: int) -> None:
         """A cell begins."""
-        self._label, self._total, self._done, self._already = label, total, already, already
+        self._label, self._total, self._done, self._already = printable(label), total, already, already
         self._counts = {}
         self._started = self._shown = time.monotonic()
-        self.say(f"{label}: {total} samples" + (f", {already} already answered" if already else ""))
+        self.say(f"{self._label}: {total} samples" + (f", {already} already answered" if already else ""))
 
     def advanced(self, statuses: Mapping[str, int]) -> None:
         """Some samples are answered."""
@@ -43,7 +45,7 @@ class PlainProgress:
 
     def say(self, line: str) -> None:
         """One line on standard error."""
-        print(f"omgbench: {line}", file=sys.stderr, flush=True)
+        print(f"omgbench: {printable(line, SENTENCE_LIMIT)}", file=sys.stderr, flush=True)
 
     def _text(self) -> str:
         return ", ".join(f"{count} {name}" for name, count in self._counts.items())
@@ -85,7 +87,7 @@ class BarProgress(PlainProgress):
         self._total, self._done, self._already = total, already, already
         self._counts = {}
         self._started = time.monotonic()
-        self._task = self._bar.add_task(label, total=total, completed=already, counts="", rate="")
+        self._task = self._bar.add_task(printable(label), total=total, completed=already, counts="", rate="")
 
     def advanced(self, statuses: Mapping[str, int]) -> None:
         """Some samples are answered."""
@@ -97,7 +99,8 @@ class BarProgress(PlainProgress):
 
     def say(self, line: str) -> None:
         """A line above the bar."""
-        self._bar.console.print(f"omgbench: {line}", markup=False, highlight=False)
+        text = f"omgbench: {printable(line, SENTENCE_LIMIT)}"
+        self._bar.console.print(text, markup=False, highlight=False, emoji=False)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -13,6 +13,7 @@ import click
 
 from omgbench.cli.options import data_option, json_option, model_args_option, read_pairs, task_file_option
 from omgbench.errors import EXIT_INCOMPLETE, EXIT_INTERRUPTED
+from omgbench.printable import printable
 
 
 @click.command(
@@ -95,7 +96,7 @@ def _report(evaluation: Any, as_json: bool, shard: str | None) -> int:
 def _dry_run(options: dict[str, Any], as_json: bool) -> int:
     """Print the plan. Missing images are told, not refused."""
     from omgbench.contract import Placement
-    from omgbench.runner.cellrun import CellSettings
+    from omgbench.runner.context import CellSettings
     from omgbench.runner.plan import PlanOptions
     from omgbench.runner.run import RunRequest, parse_shard, prepare
 
@@ -151,8 +152,9 @@ def _print_plan(row: dict[str, Any]) -> None:
         f"{row['cell']}: {row['requests']} requests about {row['images']} images ({row['data']} data, {row['root']})"
     )
     example = row["example"]
-    click.echo(f"  first: {example['id']}  {example['intent']}  {example['frame']}  {example['prompt']!r}")
+    first = f"{example['id']}  {example['intent']}  {example['frame']}  {example['prompt']!r}"
+    click.echo(f"  first: {printable(first)}")
     if row["missing_images"]:
-        click.echo(f"  missing: {row['missing_images']} image file(s), the first is {row['first_missing']}")
+        click.echo(f"  missing: {row['missing_images']} image file(s), the first is {printable(row['first_missing'])}")
     if row["refusal"]:
         click.echo(f"  left out: {row['refusal']}")

@@ -47,7 +47,7 @@ def score(
     if (run is None) == (predictions is None):
         raise UserError("name either a run directory or --predictions", hint="omgbench score --help")
     if run is not None:
-        given = {"--tasks": tasks, "--name": name, "--out": out, "--task-file": task_files}
+        given = {"--tasks": tasks, "--name": name, "--out": out}
         for option, value in given.items():
             if value:
                 raise UserError(
@@ -56,7 +56,7 @@ def score(
                 )
         from omgbench.runner.stored import rescore
 
-        evaluation = Evaluation(tuple(rescore(run, data, allow_errors or None)), out=run)
+        evaluation = Evaluation(tuple(rescore(run, data, allow_errors or None, task_files=task_files)), out=run)
     else:
         from omgbench.runner.imported import score_predictions
 
@@ -80,14 +80,15 @@ Examples:
 )
 @click.argument("out", type=click.Path(path_type=Path))
 @click.argument("sources", nargs=-1, type=click.Path(path_type=Path))
+@task_file_option
 @data_option
 @json_option
-def merge(out: Path, sources: tuple[Path, ...], data: str | None, as_json: bool) -> int:
+def merge(out: Path, sources: tuple[Path, ...], task_files: tuple[Path, ...], data: str | None, as_json: bool) -> int:
     """Put the shards of a run together in OUT and score them. Doing it twice changes nothing."""
     from omgbench.api import Evaluation
     from omgbench.cli.show import print_results
     from omgbench.runner.stored import merge as merge_runs
 
-    evaluation = Evaluation(tuple(merge_runs(out, sources, data)), out=out)
+    evaluation = Evaluation(tuple(merge_runs(out, sources, data, task_files=task_files)), out=out)
     print_results(evaluation, as_json)
     return 0 if evaluation.complete else EXIT_INCOMPLETE

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from omgbench.cli.options import json_option
+from omgbench.printable import SENTENCE_LIMIT, printable
 
 if TYPE_CHECKING:
     from omgbench.api import Evaluation
@@ -66,7 +67,7 @@ def table(runs: tuple[Path, ...], format_: Any, published: Any, metrics: str, di
         click.echo(text, nl=False)
     else:
         atomic_write_text(output, text)
-        click.echo(f"wrote {output}")
+        click.echo(f"wrote {printable(str(output), SENTENCE_LIMIT)}")
     return 0
 
 
@@ -88,30 +89,38 @@ def print_results(evaluation: Evaluation, as_json: bool, details: bool = False) 
     for result in evaluation.results:
         _print_result(result, details)
     for label, why in evaluation.left_out.items():
-        click.echo(f"{label} is left out: {why}")
+        click.echo(f"{printable(label)} is left out: {printable(why, SENTENCE_LIMIT)}")
     if evaluation.out is not None and evaluation.results:
-        click.echo(f"results: {evaluation.out}   tables: omgbench table {evaluation.out} --published")
+        out = printable(str(evaluation.out), SENTENCE_LIMIT)
+        click.echo(f"results: {out}   tables: omgbench table {out} --published")
 
 
 def _print_result(result: ResultRecord, details: bool) -> None:
-    from omgbench.reports.tables import format_value
-
     statuses = ", ".join(f"{count} {name}" for name, count in result.coverage.statuses.items())
     coverage = f"{result.coverage.answered}/{result.coverage.n_samples} answered ({statuses})"
-    click.echo(f"{result.label}  {result.model.name}  {coverage}")
+    click.echo(f"{printable(result.label)}  {printable(result.model.name)}  {printable(coverage)}")
     if details:
-        for metric in result.metrics:
-            note = f"  {metric.note}" if metric.note else ""
-            raw = "" if metric.value is None else f"  ({metric.value!r})"
-            click.echo(f"  {metric.name:<22} {format_value(metric, 2):>12}  n={metric.n}{raw}{note}")
-        click.echo(
-            f"  weights {result.model.weights}, code {result.model.code[:8]}, requests {result.data.requests[:8]}"
-        )
-        click.echo(f"  {result.finished}, {result.duration_s:g} s, omgbench {result.environment.get('omgbench', '?')}")
+        _print_details(result)
     if result.marks:
-        click.echo(f"  marked: {'; '.join(result.marks)}")
+        _print_line(f"marked: {'; '.join(result.marks)}")
     for reason in result.reasons:
-        click.echo(f"  {'incomplete' if not result.complete else 'note'}: {reason}")
+        _print_line(f"{'incomplete' if not result.complete else 'note'}: {reason}")
     if result.determinism:
-        found = result.determinism
-        click.echo(f"  determinism: {found['agree']} of {found['n']} answers equal at batch size {found['batch_size']}")
+        agree, n, size = (result.determinism.get(key, "?") for key in ("agree", "n", "batch_size"))
+        _print_line(f"determinism: {agree} of {n} answers equal at batch size {size}")
+
+
+def _print_details(result: ResultRecord) -> None:
+    from omgbench.reports.tables import format_value
+
+    for metric in result.metrics:
+        note = f"  {metric.note}" if metric.note else ""
+        raw = "" if metric.value is None else f"  ({metric.value!r})"
+        _print_line(f"{printable(metric.name):<22} {format_value(metric, 2):>12}  n={metric.n}{raw}{note}")
+    model = result.model
+    _print_line(f"weights {printable(model.weights)}, code {model.code[:8]}, requests {result.data.requests[:8]}")
+    _print_line(f"{result.finished}, {result.duration_s:g} s, omgbench {result.environment.get('omgbench', '?')}")
+
+
+def _print_line(text: str) -> None:
+    click.echo(f"  {printable(text, SENTENCE_LIMIT)}")

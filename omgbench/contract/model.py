@@ -100,18 +100,25 @@ class ModelIdentity:
     libraries: Mapping[str, str] = field(default_factory=dict)
 
 
+class ModelDied(Exception):
+    """Raised by `respond` when the model cannot answer anything any more: a broken accelerator context, a server that
+    is gone. A worker process is then started anew and its requests asked again, one by one; without workers the run
+    stops with every answer kept."""
+
+
 class Model(Protocol):
     """An adapter. Life: construct (cheap, no weights), `capabilities`, `load`, `identity`, `respond`*, `close`.
 
-    `capabilities` may be asked before `load`. `respond` takes a batch and yields one response per request, in any
-    order, matched by id; it answers `Status.ERROR` for a request that fails by itself. Should it raise all the same,
-    the runner halves the batch until the poisoned request stands alone. Everything it yields is checked: a mask of the
-    wrong size, a span outside the text or an unknown id becomes an error of that request.
+    `capabilities` may be asked before `load`. `load` may return the placement really used ("auto" made definite), for
+    the record. `respond` takes a batch and yields one response per request, in any order, matched by id; it answers
+    `Status.ERROR` for a request that fails by itself. Should it raise all the same, the runner halves the batch until
+    the poisoned request stands alone; `ModelDied` is for a model that is of no use any more. Everything it yields is
+    checked: a mask of the wrong size, a span outside the text or an unknown id becomes an error of that request.
     """
 
     def capabilities(self) -> Capabilities: ...
 
-    def load(self, placement: Placement) -> None: ...
+    def load(self, placement: Placement) -> Placement | None: ...
 
     def identity(self) -> ModelIdentity: ...
 
@@ -136,8 +143,9 @@ class PerRequestModel:
     runner can react.
     """
 
-    def load(self, placement: Placement) -> None:
+    def load(self, placement: Placement) -> Placement | None:
         """Nothing to load."""
+        return None
 
     def close(self) -> None:
         """Nothing to free."""
@@ -151,7 +159,7 @@ class PerRequestModel:
         for request in requests:
             try:
                 yield self.answer(request)
-            except MemoryError:
+            except (MemoryError, ModelDied):
                 raise
             except Exception as error:
                 if type(error).__name__ == "OutOfMemoryError":

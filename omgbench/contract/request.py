@@ -40,7 +40,8 @@ class Frame:
     """One image, decoded only when somebody looks at it.
 
     Attributes:
-        key: stable name of the picture, equal for every request about it; adapters cache features by it.
+        key: stable name of the picture, equal for every request about it. The runner adds a digest of the bytes when it
+            reads them, so a model may cache features by it: one key is one picture, whatever the task.
         width, height: original size in pixels, as the annotation states it. A file of another size is an error.
         source: where the bytes are: a file, the encoded bytes themselves, or a function that returns them.
         decoded: the runner puts the picture here ahead of time; tasks leave it None.

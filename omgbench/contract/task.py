@@ -164,8 +164,9 @@ class Task(Protocol):
     """A benchmark. Stateless: everything it knows of a sample is in the sample.
 
     `samples` yields in a fixed order, samples of one group together, and reads no image. `score` is pure; for an
-    answer whose status `failed` it gives the worst case. `summarize` reads the records once, in sample order, and
-    gives one value for every metric of `info.metrics`, in that order; with no record every value is None.
+    answer whose status `failed` it gives the worst case, and its record carries id, group and status of what it scored.
+    `summarize` reads the records once, in sample order; a record may come several times (bootstrap) and then counts as
+    often. It gives one value for every metric of `info.metrics`, in that order; with no record every value is None.
     """
 
     @property

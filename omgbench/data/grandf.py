@@ -21,7 +21,7 @@ class GcgImage:
     """One image with its reference captions and masks.
 
     Attributes:
-        image_id: the file's own id as text (`sa_10010541`; a number becomes its digits).
+        official_id: the mask file's own id, a number or a text; AP takes the images in its order.
         file_name: relative to the image folder and certain to stay inside it.
         height, width: pixels.
         captions: all references in file order; empty for an image of the mask file alone, which counts only for AP.
@@ -32,7 +32,7 @@ class GcgImage:
         crowds: the `iscrowd` of each mask.
     """
 
-    image_id: str
+    official_id: int | str
     file_name: str
     height: int
     width: int
@@ -41,6 +41,11 @@ class GcgImage:
     masks: tuple[Rle, ...]
     areas_px: tuple[float, ...]
     crowds: tuple[bool, ...]
+
+    @property
+    def image_id(self) -> str:
+        """The id as text (`sa_10010541`; a number becomes its digits), as in the names of prediction files."""
+        return str(self.official_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,7 @@ def _image_id(entry: object, key: str, where: str) -> str:
 class _ImageMasks:
     """An image of the mask file while its masks are gathered."""
 
-    image_id: str
+    official_id: int | str
     file_name: str
     size: tuple[int, int] | None
     where: str = field(compare=False)
@@ -130,7 +135,7 @@ class _ImageMasks:
         if self.size is None:
             raise DataError("no height and width, and no mask to tell them", expected="both keys", where=self.where)
         return GcgImage(
-            image_id=self.image_id,
+            official_id=self.official_id,
             file_name=self.file_name,
             height=self.size[0],
             width=self.size[1],
@@ -147,7 +152,7 @@ def _read_masks(path: Path) -> dict[str, _ImageMasks]:
     images: dict[str, _ImageMasks] = {}
     for entry, where in entries(content, "images", path):
         image = _mask_image(entry, where)
-        put_once(images, image.image_id, image, "image id", where)
+        put_once(images, str(image.official_id), image, "image id", where)
     ids: dict[int | str, str] = {}
     for entry, where in entries(content, "annotations", path):
         image_id, annotation_id = _image_id(entry, "image_id", where), require(entry, "id", (int, str), where)
@@ -158,7 +163,7 @@ def _read_masks(path: Path) -> dict[str, _ImageMasks]:
 
 
 def _mask_image(entry: object, where: str) -> _ImageMasks:
-    image_id = _image_id(entry, "id", where)
+    image_id = require(entry, "id", (int, str), where)
     present = entry if isinstance(entry, dict) else {}
     name = require(entry, "file_name", str, where) if "file_name" in present else f"{image_id}.jpg"
     size = None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from omgbench.errors import UserError
+from omgbench.printable import SENTENCE_LIMIT, printable
 from omgbench.reports.published import PublishedNumber, published_numbers
 from omgbench.store import MetricRecord, ResultRecord
 
@@ -47,8 +48,9 @@ class Entry:
     text: str
     notes: list[int] = field(default_factory=list)
 
-    def __str__(self) -> str:
-        return self.text + (f" [{','.join(map(str, self.notes))}]" if self.notes else "")
+    def shown(self, escape: Callable[[str], str]) -> str:
+        """`text [1,2]`: the text escaped, its marks as they are."""
+        return escape(self.text) + (f" [{','.join(map(str, self.notes))}]" if self.notes else "")
 
 
 @dataclass(slots=True)
@@ -71,7 +73,7 @@ class Row:
 
 @dataclass(slots=True)
 class Table:
-    """Columns, rows, and the notes that its marks refer to."""
+    """Columns, rows, and the notes that its marks refer to (each one line, printable)."""
 
     columns: list[Column]
     rows: list[Row]
@@ -123,8 +125,12 @@ def make_table(
     columns = _columns(results, all_metrics)
     notes = _Notes()
     shown = {column.key for column in columns}
-    rows = [_measured_row(group, shown, digits, notes) for group in _by_model(results)]
-    _mark_mixed_samples(results, rows, notes)
+    groups = _by_model(results)
+    several_dtypes = len({result.engine.dtype for result in results}) > 1
+    rows = [Row(_row_name(group[0], several_dtypes), published=False) for group in groups]
+    for row, group in zip(rows, groups, strict=True):
+        _fill(row, group, shown, digits, notes)
+    _mark_mixed_data(results, rows, notes)
     if published != "none":
         rows.extend(_published_rows(columns, published == "all", digits, notes))
     return Table(columns, rows, notes.lines)
@@ -137,6 +143,7 @@ class _Notes:
         self.lines: list[str] = []
 
     def number(self, text: str) -> int:
+        text = printable(text, SENTENCE_LIMIT)
         if text not in self.lines:
             self.lines.append(text)
         return self.lines.index(text) + 1
@@ -155,13 +162,12 @@ def _columns(results: Sequence[ResultRecord], all_metrics: bool) -> list[Column]
 
 
 def _by_model(results: Sequence[ResultRecord]) -> list[list[ResultRecord]]:
-    """One group per table row: results of one model fingerprint and one set of marks-deciding options. A second result
-    for the same cell starts another row, so nothing is overwritten in silence."""
+    """One group per table row: results of one model fingerprint, one dtype and one set of marks-deciding options. A
+    second result for the same cell starts another row, so nothing is overwritten in silence."""
     rows: list[list[ResultRecord]] = []
     for result in results:
         for row in rows:
-            same = row[0].model.fingerprint == result.model.fingerprint and row[0].options == result.options
-            if same and all(other.label != result.label for other in row):
+            if _makes(row[0]) == _makes(result) and all(other.label != result.label for other in row):
                 row.append(result)
                 break
         else:
@@ -169,10 +175,19 @@ def _by_model(results: Sequence[ResultRecord]) -> list[list[ResultRecord]]:
     return rows
 
 
-def _measured_row(
-    results: list[ResultRecord], shown: set[tuple[str, str, str, str]], digits: int, notes: _Notes
-) -> Row:
-    row = Row(results[0].model.name, published=False)
+def _makes(result: ResultRecord) -> tuple[str, str, dict[str, Any]]:
+    """What two results must agree in to stand in one row."""
+    return (result.model.fingerprint, result.engine.dtype, result.options)
+
+
+def _row_name(result: ResultRecord, several_dtypes: bool) -> str:
+    dtype = result.engine.dtype
+    return f"{result.model.name} ({dtype})" if several_dtypes and dtype != "auto" else result.model.name
+
+
+def _fill(
+    row: Row, results: list[ResultRecord], shown: set[tuple[str, str, str, str]], digits: int, notes: _Notes
+) -> None:
     for result in results:
         answered, asked = row.answered.get(result.task.name, (0, 0))
         coverage = result.coverage
@@ -187,21 +202,34 @@ def _measured_row(
                 why = "; ".join(result.reasons[:1])
                 marks.append(notes.number(f"incomplete ({result.label}): {why}"))
             row.entries[key] = Entry(format_value(metric, digits), marks)
-    return row
 
 
-def _mark_mixed_samples(results: Sequence[ResultRecord], rows: list[Row], notes: _Notes) -> None:
-    """Numbers over different sample lists never share a column unmarked."""
-    lists: dict[str, dict[str, str]] = {}
+def _mark_mixed_data(results: Sequence[ResultRecord], rows: list[Row], notes: _Notes) -> None:
+    """Numbers over different data never share a column unmarked."""
+    cells: dict[str, list[ResultRecord]] = {}
     for result in results:
-        lists.setdefault(result.label, {}).setdefault(result.data.requests, result.model.name)
-    for label, found in lists.items():
-        if len(found) > 1:
-            mark = notes.number(f"{label}: rows were asked different requests (samples, prompts or options differ)")
+        cells.setdefault(result.label, []).append(result)
+    for label, compared in cells.items():
+        differing = _differences(compared)
+        if differing:
+            mark = notes.number(f"{label}: rows differ in {', '.join(differing)}")
             for row in rows:
                 for key, entry in row.entries.items():
                     if _label(key) == label:
                         entry.notes.append(mark)
+
+
+def _differences(results: Sequence[ResultRecord]) -> list[str]:
+    """What results for one cell were measured on that is not the same for all, in words."""
+    seen: dict[str, set[object]] = {
+        "requests (samples, prompts or options)": {result.data.requests for result in results},
+        # By content: the same files may lie under other names.
+        "annotations": {tuple(sorted(result.data.annotations_sha256.values())) for result in results},
+        "task version": {result.task.version for result in results},
+        # A model that reads no images, and saved predictions, have no fingerprint of them.
+        "images": {result.data.images for result in results if result.data.images},
+    }
+    return [what for what, values in seen.items() if len(values) > 1]
 
 
 def _label(key: tuple[str, str, str, str]) -> str:
@@ -234,12 +262,20 @@ def _add_published(
     row.entries[key] = Entry(f"{number.value:.{digits}f}", marks)
 
 
-def _grid(table: Table, columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
-    heads = ["Model", *(column.head for column in columns), "Answered"]
-    lines = []
-    for row in table.rows:
-        cells = [str(row.entries.get(column.key, "–")) for column in columns]
-        lines.append([row.model, *cells, row.coverage(columns)])
+def _grid(
+    table: Table, columns: Sequence[Column], escape: Callable[[str], str] = str
+) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines of cells; every text printable and then escaped, marks as they are."""
+
+    def show(text: str) -> str:
+        return escape(printable(text))
+
+    heads = ["Model", *(show(column.head) for column in columns), "Answered"]
+    none = Entry("–")
+    lines = [
+        [show(row.model), *(row.entries.get(column.key, none).shown(show) for column in columns), row.coverage(columns)]
+        for row in table.rows
+    ]
     return heads, lines
 
 
@@ -254,8 +290,9 @@ def _text(table: Table) -> str:
         columns = [column for column in table.columns if column.task == task]
         heads, lines = _grid(table, columns)
         # The block's title names the task once.
-        heads = [heads[0], *(column.head.removeprefix(column.title).strip() for column in columns), heads[-1]]
-        blocks.append(f"{columns[0].title}\n{_aligned(heads, lines)}")
+        short = [printable(column.head.removeprefix(column.title).strip()) for column in columns]
+        heads = [heads[0], *short, heads[-1]]
+        blocks.append(f"{printable(columns[0].title)}\n{_aligned(heads, lines)}")
     return "\n\n".join(blocks) + "\n" + "".join(f"{note}\n" for note in _numbered(table.notes))
 
 
@@ -270,17 +307,19 @@ def _aligned(heads: list[str], lines: list[list[str]]) -> str:
 
 
 def _markdown(table: Table) -> str:
-    heads, lines = _grid(table, table.columns)
-    body = ["| " + " | ".join(map(_escape_markdown, line)) + " |" for line in [heads, *lines]]
+    heads, lines = _grid(table, table.columns, _escape_markdown)
+    body = ["| " + " | ".join(line) + " |" for line in [heads, *lines]]
     body.insert(1, "|" + "|".join(["---", *["---:"] * (len(heads) - 1)]) + "|")
-    notes = [_escape_markdown(note) + "  " for note in _numbered(table.notes)]
+    notes = [f"{note}  " for note in _numbered(map(_escape_markdown, table.notes))]
     return "\n".join(body + (["", *notes] if notes else [])) + "\n"
 
 
+# Brackets, parentheses and the exclamation mark too: an image in a model's name would be fetched by whoever reads it.
+_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|<>*_`[]()!#&~"})
+
+
 def _escape_markdown(text: str) -> str:
-    for character in ("\\", "|", "<", ">", "*", "_", "`"):
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return " ".join(text.translate(_MARKDOWN).split())
 
 
 _LATEX = {
@@ -306,12 +345,12 @@ def _escape_latex(text: str) -> str:
 
 def _latex(table: Table) -> str:
     """A `tabular` for booktabs. Rows begin with `{}` so that a name in brackets is not read as an option."""
-    heads, lines = _grid(table, table.columns)
+    heads, lines = _grid(table, table.columns, _escape_latex)
 
     def show(line: list[str]) -> str:
-        return "{}" + " & ".join(map(_escape_latex, line)) + r" \\"
+        return "{}" + " & ".join(line) + r" \\"
 
-    notes = [f"% {note}" for note in _numbered(" ".join(note.split()) for note in table.notes)]
+    notes = [f"% {note}" for note in _numbered(table.notes)]
     body = [r"\begin{tabular}{l" + "r" * (len(heads) - 1) + "}", r"\toprule", show(heads), r"\midrule"]
     return "\n".join([*notes, *body, *map(show, lines), r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -326,10 +365,8 @@ def _csv(table: Table) -> str:
             entry = row.entries.get(column.key)
             if entry is not None:
                 notes = "; ".join(table.notes[number - 1] for number in entry.notes)
-                name = _no_formula(row.model)
-                writer.writerow(
-                    [name, row.published, *column.key, entry.text, row.coverage([column]), _no_formula(notes)]
-                )
+                name, *key = (_no_formula(printable(text)) for text in (row.model, *column.key))
+                writer.writerow([name, row.published, *key, entry.text, row.coverage([column]), _no_formula(notes)])
     return stream.getvalue()
 
 

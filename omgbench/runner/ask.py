@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from omgbench.contract import Capabilities, Model, Request, Response, SeesReferences, Status
+from omgbench.contract import Capabilities, Model, ModelDied, Request, Response, SeesReferences, Status
 from omgbench.errors import PluginError
+from omgbench.printable import SENTENCE_LIMIT, printable
 from omgbench.response_checks import check_response
 
 _TRACE_LINES = 6
+MOST_ERROR_CHARACTERS = 2000
 
 
 class Asker:
@@ -43,6 +46,8 @@ class Asker:
             self._collect(self._respond(requests, references), requests, answers)
             return
         except (Exception, SystemExit) as error:
+            if model_died(error):
+                raise ModelDied(describe_error(error)) from error
             left = [request for request in requests if request.id not in answers]
             if not left:
                 return
@@ -93,7 +98,8 @@ def _ids(requests: Iterable[Request]) -> list[str]:
 def _checked(request: Request, response: Response) -> Response:
     broken = check_response(request, response)
     if broken is None:
-        return response
+        too_long = response.error is not None and len(response.error) > MOST_ERROR_CHARACTERS
+        return replace(response, error=f"{response.error[:MOST_ERROR_CHARACTERS]}...") if too_long else response  # type: ignore[index]
     return Response(request.id, Status.ERROR, error=f"the answer breaks the contract: {broken}")
 
 
@@ -104,10 +110,19 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
 
 
+def model_died(error: BaseException) -> bool:
+    """Whether an exception means that nothing more can be asked in this process: after an assert on the device every
+    later call fails too, whatever is asked."""
+    if isinstance(error, ModelDied) or type(error).__name__ == "AcceleratorError":
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and "CUDA error" in text and "out of memory" not in text
+
+
 def describe_error(error: BaseException) -> str:
     """Class, message and the innermost lines of the trace, file names without folders: enough to mend an adapter, and
     the same text on every machine."""
-    head = f"{type(error).__name__}: {error}"
+    head = f"{type(error).__name__}: {error}"[:MOST_ERROR_CHARACTERS]
     trace = traceback.extract_tb(error.__traceback__)[-_TRACE_LINES:]
     places = [
         f"{frame.filename.replace(chr(92), '/').rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in trace
@@ -116,4 +131,4 @@ def describe_error(error: BaseException) -> str:
 
 
 def _warn(text: str) -> None:
-    print(f"omgbench: {text}", file=sys.stderr)
+    print(f"omgbench: {printable(text, SENTENCE_LIMIT)}", file=sys.stderr)

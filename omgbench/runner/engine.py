@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from omgbench.contract import Capabilities, Model, ModelIdentity, Placement, Status
-from omgbench.errors import PluginError
+from omgbench.contract import Capabilities, Model, ModelDied, ModelIdentity, Placement, Status
+from omgbench.errors import OmgbenchError, PluginError
 from omgbench.identity import code_fingerprint, fingerprint
 from omgbench.runner.ask import Asker
-from omgbench.runner.journal import JournalWriter
+from omgbench.runner.journal import JournalWriter, Session
 from omgbench.runner.loop import answer_samples
 from omgbench.runner.plan import Plan, PlannedSample
-from omgbench.runner.progress import Progress
+from omgbench.runner.prefetch import ImageReader
+from omgbench.runner.progress import Progress, WarningsOnly
 from omgbench.runner.watchdog import Watchdog, WatchdogThread
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """Which model answers: what it says of itself, and the fingerprint of the code that says it."""
+    """Which model answers: what it says of itself, the fingerprint of the code that says it, and where it really is."""
 
     identity: ModelIdentity
     code: str
+    placement: Placement = Placement()
 
     @property
     def fingerprint(self) -> str:
-        """Answers may be shared between runs only when this is equal."""
-        return fingerprint({"identity": asdict(self.identity), "code": self.code})
+        """Answers may be shared between runs only when this is equal. Another dtype gives other answers; another device
+        or batch size must not."""
+        value = {"identity": asdict(self.identity), "code": self.code, "dtype": self.placement.dtype}
+        return fingerprint(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,10 @@ class Engine(Protocol):
 def load_model(model: Model, placement: Placement) -> LoadedModel:
     """Load a model and ask who it is. Raises `PluginError` for whatever the adapter raises."""
     try:
-        model.load(placement)
-        return LoadedModel(_checked_identity(model), code_fingerprint(model))
+        # Before loading, which may take minutes: somebody may edit the adapter meanwhile.
+        code = code_fingerprint(model)
+        used = model.load(placement)
+        return LoadedModel(_checked_identity(model), code, used if isinstance(used, Placement) else placement)
     except PluginError:
         raise
     except (Exception, SystemExit) as error:
@@ -103,7 +108,7 @@ class LocalEngine:
         self._model = model
         self._placement = placement
         self._asker = Asker(model, capabilities, batch_size)
-        self._loaded = False
+        self._loaded: LoadedModel | None = None
 
     @property
     def batch_size(self) -> int:
@@ -112,26 +117,34 @@ class LocalEngine:
 
     def start(self) -> LoadedModel:
         """Load the model."""
-        self._loaded = True
-        return load_model(self._model, self._placement)
+        self._loaded = load_model(self._model, self._placement)
+        return self._loaded
 
     def answer(self, job: CellJob, progress: Progress) -> None:
         """Answer every open sample of the job."""
-        journal = JournalWriter(job.journal_folder, job.cell_fp)
+        assert self._loaded is not None
         todo = itertools.chain.from_iterable(job.blocks)
         watchdog = Watchdog("the model", progress.say)
         usual = self._asker.batch_size
         self._asker.batch_size = job.batch_size or usual
+        session = Session("local", self._loaded.placement.device, self._asker.batch_size)
+        journal = JournalWriter(job.journal_folder, job.cell_fp, session)
         try:
-            with WatchdogThread(watchdog):
+            with WatchdogThread(watchdog), ImageReader() as reader:
                 answer_samples(
                     pick(job.plan.samples(), todo),
                     job.plan.cell.task,
                     self._asker,
                     journal,
                     _Listener(watchdog, progress),
+                    reader,
                     job.attempt_of,
                 )
+        except ModelDied as error:
+            raise OmgbenchError(
+                f"the model died: {error}\n  kept: every finished answer, in {job.journal_folder}\n"
+                f"  next: the same command goes on; with --workers 1 the request it dies on becomes an error of its own"
+            ) from error
         finally:
             journal.close()
             if job.batch_size is not None:
@@ -139,14 +152,14 @@ class LocalEngine:
 
     def close(self) -> None:
         """Free the model."""
-        if self._loaded:
-            self._loaded = False
+        if self._loaded is not None:
+            self._loaded = None
             try:
                 self._model.close()
             except Exception as error:
                 # Every answer is on disk by now; what a failing close() loses is memory.
                 owner = type(self._model).__name__
-                print(f"omgbench: {owner}.close() raised {type(error).__name__}: {error}", file=sys.stderr)
+                WarningsOnly().say(f"{owner}.close() raised {type(error).__name__}: {error}")
 
 
 class _Listener:

@@ -10,7 +10,7 @@ from pathlib import Path
 from omgbench.contract import HasOfficialPredictions, Response, Status, Task
 from omgbench.errors import DataError, UserError
 from omgbench.predictions import PredictionFile, write_predictions
-from omgbench.runner.cellrun import CellSettings
+from omgbench.runner.context import CellSettings
 from omgbench.runner.progress import Progress
 from omgbench.runner.run import PlannedCell, RunOutcome, RunRequest, prepare, run
 
@@ -21,7 +21,7 @@ SHOWN_IDS = 5
 
 def score_predictions(
     predictions: Path,
-    tasks: str | Sequence[str | Task],
+    tasks: str | Task | Sequence[str | Task],
     *,
     split: str | None = None,
     data: str | Path | None = None,
@@ -54,9 +54,7 @@ def score_predictions(
         data=data,
         out=out,
         batch_size=BATCH_SIZE,
-        settings=CellSettings(
-            allow_errors=allow_errors, model_spec=f"predictions {predictions.name}", batch_size=BATCH_SIZE
-        ),
+        settings=CellSettings(allow_errors=allow_errors, model_spec=f"predictions {predictions.name}"),
     )
     if not predictions.is_dir():
         return _score_file(predictions, request, progress, name)

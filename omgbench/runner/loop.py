@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from omgbench.contract import HasPerfectAnswer, Response, Sample, Status, Task
@@ -10,7 +10,7 @@ from omgbench.errors import PluginError
 from omgbench.runner.ask import Asker
 from omgbench.runner.journal import Answer, JournalWriter
 from omgbench.runner.plan import PlannedSample
-from omgbench.runner.prefetch import Ready, with_images, without_images
+from omgbench.runner.prefetch import ImageReader, Ready, with_images, without_images
 
 
 class LoopListener(Protocol):
@@ -27,15 +27,18 @@ def answer_samples(
     asker: Asker,
     journal: JournalWriter,
     listener: LoopListener,
+    reader: ImageReader,
     attempt_of: Sequence[int] | None = None,
+    upcoming: Callable[[], Iterable[PlannedSample]] = tuple,
 ) -> None:
     """Answer samples batch by batch; every batch is journaled before the next is asked.
 
     Args:
         attempt_of: by ordinal, how often the sample was asked before; None = never.
+        upcoming: see `omgbench.runner.prefetch.with_images`.
     """
     if asker.capabilities.reads_images:
-        stream = with_images(samples, ahead=2 * asker.batch_size + 8)
+        stream = with_images(samples, 2 * asker.batch_size + 8, reader, upcoming)
     else:
         stream = without_images(samples)
     batch: list[Ready] = []

@@ -41,7 +41,7 @@ class PlanOptions:
     limit: int | None = None
     seed: int | None = None
     template: str | None = None
-    gen: tuple[tuple[str, int | float | str], ...] = ()
+    gen: tuple[tuple[str, int | float | str | tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ class Plan:
         block_starts: ordinal of each block's first sample, then `n_samples`; int64, ascending.
         missing_images: image files that do not exist.
         example: the first request.
+        refusal: why the first request that the model cannot answer is refused; None when it can answer all.
     """
 
     cell: Cell
@@ -75,6 +76,7 @@ class Plan:
     block_starts: NDArray[np.int64]
     missing_images: tuple[str, ...]
     example: Request
+    refusal: str | None = None
 
     @property
     def n_blocks(self) -> int:
@@ -90,30 +92,38 @@ class Plan:
         return range(int(self.block_starts[block]), int(self.block_starts[block + 1]))
 
 
-def make_plan(cell: Cell, data_root: Path, options: PlanOptions) -> Plan:
+def make_plan(
+    cell: Cell,
+    data_root: Path,
+    options: PlanOptions,
+    refuses: Callable[[Request], str | None] = lambda request: None,
+) -> Plan:
     """Walk the task's samples once. Raises `UserError` for bad options and `PluginError` when the task repeats an id
     or tears a group apart."""
     _check_options(cell, options)
     digest = hashlib.blake2b(digest_size=16)
     walk = _Walk()
     missing: list[str] = []
+    refusal: str | None = None
     for planned in planned_samples(cell, data_root, options):
         digest.update(planned.request_fp.encode())
+        refusal = refusal or refuses(planned.sample.request)
         if walk.step(cell, planned):
             missing.extend(_missing(planned.sample.request.frames))
     if walk.example is None:
         raise DataError(f"{cell.label} has no sample", where=str(data_root), expected="at least one")
     starts = np.array([*walk.block_starts, walk.n_samples], dtype=np.int64)
     return Plan(
-        cell,
-        data_root,
-        options,
-        digest.hexdigest(),
-        walk.n_samples,
-        walk.n_groups,
-        starts,
-        tuple(missing),
-        walk.example,
+        cell=cell,
+        data_root=data_root,
+        options=options,
+        fingerprint=digest.hexdigest(),
+        n_samples=walk.n_samples,
+        n_groups=walk.n_groups,
+        block_starts=starts,
+        missing_images=tuple(missing),
+        example=walk.example,
+        refusal=refusal,
     )
 
 
@@ -215,6 +225,9 @@ def _template_text(cell: Cell, options: PlanOptions) -> str | None:
 
 def _gen(options: PlanOptions, own: GenOptions) -> GenOptions:
     changed: dict[str, object] = dict(options.gen)
+    if "temperature" in changed:
+        # 0 and 0.0 are one option, and must be one fingerprint.
+        changed["temperature"] = float(str(changed["temperature"]))
     if options.seed is not None:
         changed.setdefault("seed", options.seed)
     if "stop" in changed:

@@ -23,9 +23,9 @@ from typing import Any
 from omgbench.contract import ModelIdentity, Placement, Response, Status
 from omgbench.errors import OmgbenchError, PluginError
 from omgbench.runner.engine import CellJob, LoadedModel, count_statuses
-from omgbench.runner.journal import Answer, JournalWriter
+from omgbench.runner.journal import Answer, JournalWriter, Session
 from omgbench.runner.plan import Plan
-from omgbench.runner.progress import Progress
+from omgbench.runner.progress import Progress, WarningsOnly
 from omgbench.runner.watchdog import Watchdog
 
 QUEUED_BLOCKS = 2
@@ -59,6 +59,7 @@ class _Worker:
     blocks: deque[_Block] = field(default_factory=deque)
     in_flight: list[int] = field(default_factory=list)
     fatal: dict[str, Any] | None = None
+    last_words: str = ""
     deadline_hit: bool = False
     retired: bool = False
 
@@ -74,7 +75,7 @@ class PoolEngine:
         self._events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
         self._workers: list[_Worker] = []
         self._loaded: LoadedModel | None = None
-        self._say: Any = lambda line: print(f"omgbench: {line}", file=sys.stderr)
+        self._say: Any = WarningsOnly().say
 
     @property
     def batch_size(self) -> int:
@@ -154,7 +155,7 @@ class PoolEngine:
     def _note(self, worker: _Worker, event: dict[str, Any]) -> None:
         kind = event.get("event")
         if kind == "ready":
-            loaded = LoadedModel(ModelIdentity(**event["identity"]), event["code"])
+            loaded = LoadedModel(ModelIdentity(**event["identity"]), event["code"], Placement(**event["placement"]))
             if self._loaded is not None and loaded.fingerprint != self._loaded.fingerprint:
                 raise PluginError(
                     f"worker {worker.number} holds another model than worker 0",
@@ -164,6 +165,8 @@ class PoolEngine:
             self._loaded = loaded
         elif kind == "fatal":
             worker.fatal = event
+        elif kind == "died":
+            worker.last_words = event["message"]
 
     def _raise_fatal(self, worker: _Worker) -> None:
         fatal = worker.fatal
@@ -182,7 +185,7 @@ class _Distribution:
         self._progress = progress
         self._batch_size = job.batch_size or pool._batch_size
         self._queue: deque[_Block] = deque(_Block(list(block)) for block in _joined(job.blocks, self._batch_size))
-        self._journal = JournalWriter(job.journal_folder, job.cell_fp)
+        self._journal = JournalWriter(job.journal_folder, job.cell_fp, Session("workers", "", self._batch_size))
         self._deaths = 0
         self._died_on: Counter[int] = Counter()
         pool._say = progress.say
@@ -193,7 +196,7 @@ class _Distribution:
         while len(pool._workers) < wanted:
             pool._workers.append(pool._spawn(len(pool._workers)))
         for worker in pool._workers:
-            pool.tell(worker, _cell_command(self._job))
+            pool.tell(worker, _cell_command(self._job, self._batch_size))
         for held in range(1, QUEUED_BLOCKS + 1):
             # Everybody has a first block before anybody has a second.
             for worker in pool._workers:
@@ -282,7 +285,7 @@ class _Distribution:
         fresh = self._pool._spawn(worker.number)
         self._pool._workers[self._pool._workers.index(worker)] = fresh
         self._progress.say(f"worker {worker.number} ended (exit code {worker.process.poll()}); started anew")
-        self._pool.tell(fresh, _cell_command(self._job))
+        self._pool.tell(fresh, _cell_command(self._job, self._batch_size))
         self._feed(fresh)
 
     def _return_blocks(self, worker: _Worker) -> None:
@@ -301,7 +304,7 @@ class _Distribution:
         if worker.deadline_hit:
             status, text = Status.TIMEOUT, f"no answer within {self._pool._timeout_s:g} s"
         else:
-            status, text = Status.ERROR, f"the worker process died on it (exit code {worker.process.poll()})"
+            status, text = Status.ERROR, f"the worker process died on it ({worker.last_words or _exit(worker)})"
         planned = next(item for item in self._job.plan.samples() if item.ordinal == ordinal)
         response = Response(planned.sample.id, status, error=text)
         self._journal.append([Answer(ordinal, planned.request_fp, "", int(self._job.attempt_of[ordinal]), response)])
@@ -309,6 +312,10 @@ class _Distribution:
             block.ordinals = [other for other in block.ordinals if other != ordinal]
         worker.in_flight = []
         self._progress.advanced({status.value: 1})
+
+
+def _exit(worker: _Worker) -> str:
+    return f"exit code {worker.process.poll()}"
 
 
 def _joined(blocks: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
@@ -322,7 +329,7 @@ def _joined(blocks: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]
     return joined
 
 
-def _cell_command(job: CellJob) -> dict[str, Any]:
+def _cell_command(job: CellJob, batch_size: int) -> dict[str, Any]:
     plan: Plan = job.plan
     return {
         "command": "cell",
@@ -333,6 +340,7 @@ def _cell_command(job: CellJob) -> dict[str, Any]:
         "options": asdict(plan.options),
         "journal_folder": str(job.journal_folder),
         "cell_fp": job.cell_fp,
+        "batch_size": batch_size,
     }
 
 

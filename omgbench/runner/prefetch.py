@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from omgbench.contract import Frame
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DECODE_THREADS = 4
+AHEAD_BYTES = 512 * 2**20
+"""Decoded pictures that wait ahead of the model, at most, beyond the sample that is next: a clip may be large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +45,38 @@ def without_images(samples: Iterable[PlannedSample]) -> Iterator[Ready]:
         yield Ready(planned)
 
 
-def with_images(samples: Iterable[PlannedSample], ahead: int) -> Iterator[Ready]:
-    """Decode up to `ahead` samples before they are asked for. Memory: the pictures of `ahead` samples."""
-    with ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode") as pool:
-        loader = _Loader(pool, keep=ahead)
-        waiting: deque[tuple[PlannedSample, list[Future[_Loaded]]]] = deque()
-        try:
-            for planned in samples:
-                waiting.append((planned, [loader.load(frame) for frame in planned.sample.request.frames]))
-                if len(waiting) > ahead:
-                    yield _ready(*waiting.popleft())
-            while waiting:
-                yield _ready(*waiting.popleft())
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+def with_images(
+    samples: Iterable[PlannedSample],
+    ahead: int,
+    reader: ImageReader,
+    upcoming: Callable[[], Iterable[PlannedSample]] = tuple,
+) -> Iterator[Ready]:
+    """Decode up to `ahead` samples before they are asked for, within `AHEAD_BYTES`.
+
+    Args:
+        upcoming: asked when `samples` have all been taken: samples that will follow in another call, whose pictures
+            are begun already.
+    """
+    waiting: deque[tuple[PlannedSample, list[Future[_Loaded]]]] = deque()
+    waiting_bytes = 0
+    for planned in samples:
+        waiting.append((planned, [reader.begin(frame) for frame in planned.sample.request.frames]))
+        waiting_bytes += _decoded_bytes(planned)
+        while len(waiting) > ahead or (waiting_bytes > AHEAD_BYTES and len(waiting) > 1):
+            planned, futures = waiting.popleft()
+            waiting_bytes -= _decoded_bytes(planned)
+            yield reader.finish(planned, futures)
+    for planned in islice(upcoming(), ahead):
+        if waiting_bytes > AHEAD_BYTES:
+            break
+        waiting_bytes += _decoded_bytes(planned)
+        reader.warm(planned.sample.request.frames)
+    while waiting:
+        yield reader.finish(*waiting.popleft())
+
+
+def _decoded_bytes(planned: PlannedSample) -> int:
+    return sum(3 * frame.width * frame.height for frame in planned.sample.request.frames)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +86,64 @@ class _Loaded:
     problem: str | None = None
 
 
-class _Loader:
-    """Starts each picture's decoding once; remembers the last few by frame key."""
+_FrameId = tuple[str, int, int, object]
 
-    def __init__(self, pool: ThreadPoolExecutor, keep: int) -> None:
-        self._pool = pool
-        self._keep = max(keep, 1)
-        self._futures: OrderedDict[str, Future[_Loaded]] = OrderedDict()
 
-    def load(self, frame: Frame) -> Future[_Loaded]:
-        future = self._futures.get(frame.key)
-        if future is None:
-            future = self._futures[frame.key] = self._pool.submit(_load, frame)
-            while len(self._futures) > self._keep:
-                self._futures.popitem(last=False)
-        return future
+def _frame_id(frame: Frame) -> _FrameId:
+    """The key alone would show the wrong picture where a task uses one key twice."""
+    return (frame.key, frame.width, frame.height, frame.source)
+
+
+class ImageReader:
+    """Reads and decodes pictures on threads, each once for all the samples that wait for it. A context manager."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode")
+        self._futures: dict[_FrameId, Future[_Loaded]] = {}
+        self._waiting_for: dict[_FrameId, int] = {}
+        self._warm: set[_FrameId] = set()
+
+    def __enter__(self) -> ImageReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def begin(self, frame: Frame) -> Future[_Loaded]:
+        """Start on a picture for one sample."""
+        key = _frame_id(frame)
+        self._warm.discard(key)
+        self._waiting_for[key] = self._waiting_for.get(key, 0) + 1
+        return self._start(key, frame)
+
+    def warm(self, frames: Iterable[Frame]) -> None:
+        """Start on pictures whose samples come later."""
+        for frame in frames:
+            key = _frame_id(frame)
+            if key not in self._waiting_for:
+                self._warm.add(key)
+            self._start(key, frame)
+
+    def _start(self, key: _FrameId, frame: Frame) -> Future[_Loaded]:
+        if key not in self._futures:
+            self._futures[key] = self._pool.submit(_load, frame)
+        return self._futures[key]
+
+    def finish(self, planned: PlannedSample, futures: list[Future[_Loaded]]) -> Ready:
+        """The sample with its pictures, which are forgotten here once no other sample waits for them."""
+        loaded = [future.result() for future in futures]
+        for frame in planned.sample.request.frames:
+            self._release(_frame_id(frame))
+        return _ready(planned, loaded)
+
+    def _release(self, key: _FrameId) -> None:
+        self._waiting_for[key] -= 1
+        if not self._waiting_for[key]:
+            del self._waiting_for[key]
+            if key not in self._warm:
+                self._futures.pop(key, None)
 
 
 def _load(frame: Frame) -> _Loaded:
@@ -104,13 +169,16 @@ def combined_digest(digests: list[str]) -> str:
     return digests[0] if len(digests) == 1 else image_digest(text.encode() for text in digests)
 
 
-def _ready(planned: PlannedSample, futures: list[Future[_Loaded]]) -> Ready:
-    loaded = [future.result() for future in futures]
+def _ready(planned: PlannedSample, loaded: list[_Loaded]) -> Ready:
     problems = [item.problem for item in loaded if item.problem]
     if problems:
         return Ready(planned, problem=problems[0])
     request = planned.sample.request
-    frames = tuple(replace(frame, decoded=item.image) for frame, item in zip(request.frames, loaded, strict=True))
+    # With the digest behind it, a key names one picture whatever the task, and models may cache by it.
+    frames = tuple(
+        replace(frame, decoded=item.image, key=f"{frame.key}@{item.digest}")
+        for frame, item in zip(request.frames, loaded, strict=True)
+    )
     sample = replace(planned.sample, request=replace(request, frames=frames))
     return Ready(replace(planned, sample=sample), combined_digest([item.digest for item in loaded]))
 

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Protocol
 
+from omgbench.printable import SENTENCE_LIMIT, printable
+
 
 class Progress(Protocol):
     """Receives the progress of a run, cell by cell."""
@@ -33,4 +35,4 @@ class WarningsOnly:
 
     def say(self, line: str) -> None:
         """One line on standard error."""
-        print(f"omgbench: {line}", file=sys.stderr)
+        print(f"omgbench: {printable(line, SENTENCE_LIMIT)}", file=sys.stderr)

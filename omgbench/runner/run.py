@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ from omgbench.contract import Capabilities, Model, Placement, Task
 from omgbench.data.roots import DataRoot, resolve_root
 from omgbench.errors import DataError, UserError
 from omgbench.identity import fingerprint
-from omgbench.runner.cellrun import CellContext, CellSettings, Shard, options_record, run_cell
+from omgbench.runner.cellrun import run_cell
+from omgbench.runner.claim import is_free_for
+from omgbench.runner.context import CellContext, CellSettings, Shard
 from omgbench.runner.engine import Engine, LocalEngine
 from omgbench.runner.loop import require_perfect_answer
 from omgbench.runner.plan import Plan, PlanOptions, make_plan
 from omgbench.runner.pool import PoolEngine, WorkerModel
 from omgbench.runner.progress import Progress, WarningsOnly
+from omgbench.runner.results import options_record
 from omgbench.selection import Cell, select
 from omgbench.store import ResultRecord
 
@@ -48,7 +51,7 @@ class RunRequest:
     """
 
     model: str | Model
-    tasks: str | Sequence[str | Task]
+    tasks: str | Task | Sequence[str | Task]
     model_args: Mapping[str, Any] = field(default_factory=dict)
     task_files: Sequence[Path] = ()
     split: str | None = None
@@ -123,8 +126,8 @@ def _planned(cell: Cell, request: RunRequest, capabilities: Capabilities, say: A
     if capabilities.sees_references:
         require_perfect_answer(cell.task)
     root = resolve_root(cell.task, cell.split, request.data, say)
-    plan = make_plan(cell, root.path, request.plan)
-    refusal = capabilities.refusal(plan.example)
+    plan = make_plan(cell, root.path, request.plan, capabilities.refusal)
+    refusal = plan.refusal
     if plan.missing_images and capabilities.reads_images and refusal is None and not request.settings.allow_errors:
         shown = ", ".join(plan.missing_images[:3])
         raise DataError(
@@ -159,8 +162,12 @@ def _check(request: RunRequest) -> None:
             expected="a name, file.py:Class or package.module:Class in place of an object",
             hint="pass workers=0 to run in this process",
         )
-    if in_processes and any(not isinstance(task, str) for task in request.tasks):
+    if in_processes and not _all_named(request.tasks):
         raise UserError("worker processes need tasks given by name", hint="pass workers=0 to run in this process")
+
+
+def _all_named(tasks: str | Task | Sequence[str | Task]) -> bool:
+    return isinstance(tasks, str) or (isinstance(tasks, Sequence) and all(isinstance(task, str) for task in tasks))
 
 
 def run(request: RunRequest, progress: Progress | None = None) -> RunOutcome:
@@ -183,6 +190,9 @@ def run(request: RunRequest, progress: Progress | None = None) -> RunOutcome:
         for cell in open_cells:
             folder = out / cell.plan.cell.folder
             context = CellContext(cell.plan, cell.root, folder, capabilities, loaded, settings)
+            if request.out is None and not is_free_for(context):
+                # Same model and options, other samples: the default place has room for both.
+                context = replace(context, folder=out / f"{cell.plan.cell.folder}-{cell.plan.fingerprint[:8]}")
             result = run_cell(context, engine, progress)
             if result is not None:
                 results.append(result)

@@ -123,6 +123,12 @@ def _scored(plan: Plan, sample: Sample, response: Response) -> Record:
     record: object = plan.cell.task.score(sample, response)
     if not isinstance(record, Record):
         raise TypeError(f"score() gave a {type(record).__name__}, expected omgbench.contract.Record")
+    # A record of another status would hide a failure from coverage and exit code.
+    if (record.id, record.group, record.status) != (sample.id, sample.group, response.status):
+        raise TypeError(
+            f"score() gave the record of {record.id!r}, group {record.group!r}, status {record.status.value}; expected "
+            f"{sample.id!r}, {sample.group!r}, {response.status.value}"
+        )
     return record
 
 

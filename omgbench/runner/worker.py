@@ -7,24 +7,32 @@ batch in flight.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import queue
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 from omgbench import registry
-from omgbench.contract import Placement, Status
+from omgbench.contract import ModelDied, Placement, Status
 from omgbench.errors import OmgbenchError
 from omgbench.runner.ask import Asker, describe_error
 from omgbench.runner.engine import load_model, pick
-from omgbench.runner.journal import JournalWriter
+from omgbench.runner.journal import JournalWriter, Session
 from omgbench.runner.loop import answer_samples
 from omgbench.runner.plan import PlannedSample, PlanOptions, planned_samples
+from omgbench.runner.prefetch import ImageReader
 from omgbench.selection import Cell, choose_splits
+
+EXIT_DIED = 70
+PARENT_CHECK_S = 1.0
 
 
 class _Stop(Exception):
@@ -59,7 +67,7 @@ class _Channel:
 class _CellAtWork:
     """The cell a worker is on: streams its samples forward, again from the start only when told to go back."""
 
-    def __init__(self, command: dict[str, Any]) -> None:
+    def __init__(self, command: dict[str, Any], device: str) -> None:
         task = registry.build_task(command["task"])
         split = next(
             found
@@ -72,21 +80,27 @@ class _CellAtWork:
         self._options = PlanOptions(
             options["limit"], options["seed"], options["template"], tuple((key, value) for key, value in options["gen"])
         )
-        self.journal = JournalWriter(Path(command["journal_folder"]), command["cell_fp"])
+        session = Session("workers", device, command["batch_size"])
+        self.journal = JournalWriter(Path(command["journal_folder"]), command["cell_fp"], session)
         self._stream: Iterator[PlannedSample] = iter(())
         self._next = sys.maxsize
+        self._taken: dict[tuple[int, ...], list[PlannedSample]] = {}
 
-    def take(self, ordinals: Sequence[int]) -> Iterator[PlannedSample]:
-        """The samples with these ascending ordinals."""
-        if ordinals[0] < self._next:
-            self._stream = planned_samples(self.cell, self._data_root, self._options)
-        self._next = ordinals[-1] + 1
-        return pick(self._stream, ordinals)
+    def take(self, ordinals: Sequence[int]) -> list[PlannedSample]:
+        """The samples with these ascending ordinals; remembered until another block is taken."""
+        key = tuple(ordinals)
+        if key not in self._taken:
+            if ordinals[0] < self._next:
+                self._stream = planned_samples(self.cell, self._data_root, self._options)
+            self._next = ordinals[-1] + 1
+            self._taken = {key: list(pick(self._stream, ordinals))}
+        return self._taken[key]
 
 
 def main() -> int:
     """Serve until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
     channel = _Channel(_take_standard_output())
     signal.signal(signal.SIGTERM, channel.stop)
     try:
@@ -96,36 +110,90 @@ def main() -> int:
         return error.exit_code
     except (BrokenPipeError, _Stop):
         return 1
+    except ModelDied as error:
+        channel.send(event="died", message=str(error))
+        return EXIT_DIED
     except Exception as error:
         channel.send(event="fatal", user=False, message=describe_error(error))
         raise
     return 0
 
 
-def _serve(commands: IO[str], channel: _Channel) -> None:
-    first = json.loads(commands.readline())
+class _Commands:
+    """The parent's commands, read on a thread, so that the next can be looked at while one is at work."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._next: dict[str, Any] | None = None
+        threading.Thread(target=self._read, args=(stream,), daemon=True).start()
+
+    def _read(self, stream: IO[str]) -> None:
+        for line in stream:
+            self._queue.put(json.loads(line))
+        self._queue.put(None)
+
+    def take(self) -> dict[str, Any] | None:
+        """The next command; waits for it. None at the end."""
+        command, self._next = self._next, None
+        return command or self._queue.get()
+
+    def peek(self) -> dict[str, Any] | None:
+        """The next command if it is there already; it stays to be taken."""
+        if self._next is None:
+            with contextlib.suppress(queue.Empty):
+                self._next = self._queue.get_nowait()
+                if self._next is None:
+                    # The end, which must be found again.
+                    self._queue.put(None)
+        return self._next
+
+
+def _serve(stream: IO[str], channel: _Channel) -> None:
+    first = json.loads(stream.readline())
     model = registry.build_model(first["model"], first["model_args"])
     loaded = load_model(model, Placement(**first["placement"]))
-    channel.send(event="ready", identity=asdict(loaded.identity), code=loaded.code)
+    channel.send(event="ready", identity=asdict(loaded.identity), code=loaded.code, placement=asdict(loaded.placement))
     asker = Asker(model, registry.capabilities_of(model, first["model"]), 1)
+    commands = _Commands(stream)
     at_work: _CellAtWork | None = None
-    for line in commands:
-        command = json.loads(line)
-        if command["command"] == "cell":
-            at_work = _CellAtWork(command)
-        elif at_work is not None:
-            asker.batch_size = allowed = min(command["batch_size"], command["most"])
-            attempts = dict(zip(command["ordinals"], command["attempts"], strict=True))
-            answer_samples(
-                at_work.take(command["ordinals"]),
-                at_work.cell.task,
-                asker,
-                at_work.journal,
-                channel,
-                _Attempts(attempts),
-            )
-            channel.send(event="done", shrunk_to=asker.batch_size if asker.batch_size < allowed else None)
+    with ImageReader() as reader:
+        while (command := commands.take()) is not None:
+            if command["command"] == "cell":
+                at_work = _CellAtWork(command, loaded.placement.device)
+            elif at_work is not None:
+                _answer(command, at_work, asker, channel, reader, commands)
     model.close()
+
+
+def _answer(
+    command: dict[str, Any],
+    at_work: _CellAtWork,
+    asker: Asker,
+    channel: _Channel,
+    reader: ImageReader,
+    commands: _Commands,
+) -> None:
+    def upcoming() -> Sequence[PlannedSample]:
+        following = commands.peek()
+        return at_work.take(following["ordinals"]) if following and following["command"] == "answer" else ()
+
+    asker.batch_size = allowed = min(command["batch_size"], command["most"])
+    attempts = _Attempts(dict(zip(command["ordinals"], command["attempts"], strict=True)))
+    samples = at_work.take(command["ordinals"])
+    answer_samples(samples, at_work.cell.task, asker, at_work.journal, channel, reader, attempts, upcoming)
+    channel.send(event="done", shrunk_to=asker.batch_size if asker.batch_size < allowed else None)
+
+
+def _end_with_parent() -> None:
+    """A worker that hangs in its model must not outlive a killed parent: it would hold the accelerator for ever."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _Attempts(Sequence[int]):

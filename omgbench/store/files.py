@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,11 +12,13 @@ from typing import IO
 
 from omgbench.errors import UserError
 
+LEFTOVER_AFTER_S = 3600.0
+
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[str]]:
     """Write text to a temporary sibling that takes `path`'s place when the block ends without an exception."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         opened = temporary.open("w", encoding="utf-8", newline="\n")
@@ -34,9 +38,12 @@ def atomic_writer(path: Path) -> Iterator[IO[str]]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what processes that were killed while writing left in a folder that is now ours alone."""
+    """Delete what processes that were killed while writing left in a folder; what is younger than an hour may belong
+    to a shard that is writing now."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > LEFTOVER_AFTER_S:
+                path.unlink()
 
 
 def atomic_write_text(path: Path, text: str) -> None:

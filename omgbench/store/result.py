@@ -65,13 +65,18 @@ class ModelRecord(_Strict):
 
 
 class EngineRecord(_Strict):
-    """How it was run. None of this may change a number of a deterministic model."""
+    """How the answers came about, as the journals tell it. None of it but `dtype`, which is part of the model's
+    fingerprint, may change a number of a deterministic model.
+
+    `name` is local or workers; `device` what the adapters said they used; `batch_sizes` those that processes began
+    with; `processes` how many wrote answers. Several, where a run was resumed with other settings.
+    """
 
     name: str
     device: str
     dtype: str
-    batch_size: int
-    workers: int
+    batch_sizes: tuple[int, ...]
+    processes: int
 
 
 class Coverage(_Strict):
@@ -99,7 +104,8 @@ class MetricRecord(_Strict):
 
 
 class ResultRecord(_Strict):
-    """Everything about one cell of one run. `marks` are what every table must show beside its numbers."""
+    """Everything about one cell of one run. `marks` are what every table must show beside its numbers; `started` is
+    when the first answer's process began, `duration_s` the seconds of answering summed over processes."""
 
     schema_version: int
     task: TaskRecord

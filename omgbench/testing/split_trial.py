@@ -104,10 +104,9 @@ class SplitTrial:
             if best is not None:
                 self._expect("blank", self._better_problem("blank answers", least, "perfect ones", best))
             self._check_failed(failed, least)
-            mixed = _alternating(blank, drawn)
-            values = self._summed(mixed)
-            self._check_failed([_alternating(records, drawn) for records in failed], values)
-            self._check_sums(mixed, values)
+            n_again, values = self._summed_with_repeat(_alternating(blank, drawn), least)
+            self._check_failed([_again(_alternating(records, drawn), n_again) for records in failed], values)
+            self._check_sums(_again(_alternating(blank, drawn), n_again), values)
 
     def _perfect(self) -> list[Record] | None:
         task = self._task
@@ -138,6 +137,32 @@ class SplitTrial:
         values = self._task.summarize(iter(records))
         self._expect("summary", values_problem(values, specs, len(records)))
         return {spec.name: MetricValue(spec.name, None, 0) for spec in specs} | {value.name: value for value in values}
+
+    def _summed_with_repeat(self, records: Sequence[Record], least: Values) -> tuple[int, Values]:
+        """Sum the records with the first of them once more, as a bootstrap would; gives 1 and the values.
+
+        The checks that follow compare sums with the same repeat, so that it costs none of its own. Where the task
+        cannot do it, the records are summed as they are: 0 and their values.
+        """
+        try:
+            values = self._summed(_again(records, 1))
+            problem = self._repeat_unseen(values, least)
+        except Exception as error:
+            problem = f"summing a record twice: {type(error).__name__}: {error}"
+        if problem is not None:
+            values = self._summed(records)  # what fails here too is no fault of the repeat
+        self._expect("records may repeat", problem)
+        return (1 if problem is None else 0), values
+
+    def _repeat_unseen(self, values: Values, least: Values) -> str | None:
+        """Which primary metric loses its value to a repeated record, or counts records but not that one."""
+        n_records = len(self._samples)
+        for name in (spec.name for spec in self._task.info.metrics if spec.primary):
+            if least[name].value is not None and values[name].value is None:
+                return f"{name}: no value with a record twice: {values[name].note}"
+            if n_records == least[name].n == values[name].n:
+                return f"{name}: n is {n_records} for {n_records} records and for these with one of them twice"
+        return None
 
     def _check_perfect(self, best: Values) -> None:
         for spec in self._task.info.metrics:
@@ -187,6 +212,11 @@ class SplitTrial:
 def _alternating(evens: Sequence[Record], odds: Sequence[Record]) -> list[Record]:
     """Every second record of each list, in sample order."""
     return [odd if index % 2 else even for index, (even, odd) in enumerate(zip(evens, odds, strict=True))]
+
+
+def _again(records: Sequence[Record], n: int) -> list[Record]:
+    """The records, then the first n of them once more."""
+    return [*records, *records[:n]]
 
 
 def _distinct(lists: Iterable[list[Record] | None]) -> list[list[Record]]:

@@ -30,8 +30,8 @@ def check_task(
     """Try a task on data and report which rules of the contract it keeps.
 
     The samples of each split are listed twice; perfect, blank, random, refused and failed answers are scored, and the
-    perfect ones summed. On the first split the others are summed too, mixed, shuffled and sent through JSON. Metrics
-    that cannot be computed here (no Java, no text model) are reported as skipped.
+    perfect ones summed. On the first split the others are summed too, mixed, one of them twice, shuffled and sent
+    through JSON. Metrics that cannot be computed here (no Java, no text model) are reported as skipped.
 
     Args:
         task: the task, or the class or function that makes it.

@@ -1185,6 +1185,22 @@ def _(bench: Any) -> Any:
     (bench.folder / "task.py").unlink()
     for name in [name for name in sys.modules if name.startswith("omgbench_file_")]:
         bench.monkeypatch.delitem(sys.modules, name)
+    return ["score", "run", "--task-file", "task.py"]
+
+
+@case("scoring a run that names code of its own", USER, "not registered", "task.py", "if you trust", "--task-file")
+def _(bench: Any) -> Any:
+    """A run directory may come from anybody: what it names is not run."""
+    assert bench.call(*run(bench, tasks=bench.task())).code == 0
+    (bench.folder / "task.py").write_text("raise SystemExit('ran')")
+    return ["score", "run"]
+
+
+@case("scoring a run whose cell file was made up", USER, "cell that cannot be read", "task", "cell.json")
+def _(bench: Any) -> Any:
+    assert bench.tiny_run("run").code == 0
+    cell = bench.folder / "run" / "tiny-val" / "cell.json"
+    cell.write_text(json.dumps(json.loads(cell.read_text()) | {"task": "x"}))
     return ["score", "run"]
 
 
@@ -1205,7 +1221,7 @@ def _(bench: Any) -> Any:
 @case("merging shards of which one is missing", INCOMPLETE, "tiny:val", "6 missing", "never answered", result=True)
 def _(bench: Any) -> Any:
     assert bench.tiny_run("run", "--shard", "1/2").code == 0
-    return ["merge", "run"]
+    return ["merge", "run", "--task-file", "omgbench.testing.tiny:TinyTask"]
 
 
 @case("merging a folder that is no run", USER, "nowhere", "no run directory")

@@ -80,7 +80,7 @@ def test_the_two_files_become_images_in_caption_order(tmp_path: Path) -> None:
     second, first = read(tmp_path)
     assert second.image_id == "sa_2"
     assert first == GcgImage(
-        image_id="sa_1",
+        official_id="sa_1",
         file_name="sa_1.jpg",
         height=HEIGHT,
         width=WIDTH,
@@ -99,7 +99,20 @@ def test_numbers_and_texts_are_the_same_id(tmp_path: Path) -> None:
             entry["id"] = as_id(entry["id"][3:])
         for entry in content["annotations"]:
             entry["image_id"] = as_id(entry["image_id"][3:])
-    assert [(image.image_id, len(image.masks)) for image in read(tmp_path, captions, masks)] == [("2", 1), ("1", 2)]
+    images = read(tmp_path, captions, masks)
+    assert [(image.image_id, len(image.masks)) for image in images] == [("2", 1), ("1", 2)]
+    assert [image.official_id for image in images] == ["2", "1"]
+
+
+def test_a_number_stays_the_official_id(tmp_path: Path) -> None:
+    captions, masks = captions_content(), masks_content()
+    for content in (captions, masks):
+        for entry in content["images"]:
+            entry["id"] = int(entry["id"][3:])
+        for entry in content["annotations"]:
+            entry["image_id"] = int(entry["image_id"][3:])
+    images = read(tmp_path, captions, masks)
+    assert [(image.official_id, image.image_id) for image in images] == [(2, "2"), (1, "1")]
 
 
 def test_several_captions_are_kept_and_the_first_gives_the_labels(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -16,9 +17,9 @@ import pytest
 from omgbench.errors import UserError
 from omgbench.reports.published import published_numbers
 from omgbench.reports.tables import render_table
-from omgbench.store import ResultRecord
+from omgbench.store import ResultRecord, load_result
 
-BASE = json.loads((Path(__file__).parents[1] / "store" / "historic" / "schema_1.json").read_text())
+BASE = json.loads(load_result(Path(__file__).parents[1] / "store" / "historic" / "schema_1.json").to_json())
 
 
 def _result(**changes: Any) -> ResultRecord:
@@ -47,11 +48,52 @@ def test_a_second_result_for_the_same_cell_is_another_row() -> None:
     assert len(render_table([_result(), _result()], format="csv").splitlines()) == 1 + 4
 
 
-def test_different_requests_in_one_column_are_marked() -> None:
-    rows = [_result(), _result(model__name="other", model__fingerprint="2", data__requests="0" * 32)]
-    text = render_table(rows, format="markdown")
-    assert "different requests" in text
+OTHER = {"model__name": "other", "model__fingerprint": "2"}
+HASHES = dict(BASE["data"]["annotations_sha256"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "differing"),
+    [
+        ({"data__requests": "0" * 32}, "requests (samples, prompts or options)"),
+        ({"data__annotations_sha256": dict.fromkeys(HASHES, "0" * 64)}, "annotations"),
+        ({"task__version": "2"}, "task version"),
+        ({"data__images": "b" * 32}, "images"),
+        ({"task__version": "2", "data__images": "b" * 32}, "task version, images"),
+    ],
+)
+def test_numbers_over_different_data_are_marked(changes: dict[str, Any], differing: str) -> None:
+    rows = [_result(data__images="a" * 32), _result(**({"data__images": "a" * 32} | changes | OTHER))]
+    text = render_table(rows, format="text")
     assert text.count("[1]") == 2 * 2 + 1
+    assert text.splitlines()[-1] == f"[1] refcoco:val: rows differ in {differing}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data__images": ""},
+        {"data__annotations_sha256": {f"elsewhere/{number}": sha for number, sha in enumerate(HASHES.values())}},
+        {"task__split": "testA", "data__requests": "0" * 32},
+    ],
+    ids=["no images were read", "files under other names", "another split"],
+)
+def test_numbers_over_the_same_data_are_not_marked(changes: dict[str, Any]) -> None:
+    rows = [_result(data__images="a" * 32), _result(**({"data__images": "a" * 32} | changes | OTHER))]
+    assert "[1]" not in render_table(rows, format="text")
+
+
+def test_a_dtype_makes_a_row() -> None:
+    cells = (("float16", "val"), ("float32", "testA"), ("auto", "val"), ("float16", "testA"))
+    rows = [_result(engine__dtype=dtype, task__split=split) for dtype, split in cells]
+    table = list(csv.reader(io.StringIO(render_table(rows, format="csv"))))
+    assert [line[0] for line in table[1::2]] == ["random (float16)", "random (float16)", "random (float32)", "random"]
+    assert [line[4] for line in table[1::2]] == ["val", "testA", "testA", "val"]
+
+
+def test_one_dtype_is_not_named() -> None:
+    rows = [_result(engine__dtype="float16"), _result(engine__dtype="float16", **OTHER)]
+    assert "float16" not in render_table(rows, format="text")
 
 
 def test_incomplete_and_not_computed_cells_say_so() -> None:
@@ -102,11 +144,35 @@ def test_hostile_names_are_escaped(name: str) -> None:
     body = markdown.splitlines()[2].replace("\\|", "")
     assert body.count("|") == 5
     rows = list(csv.reader(io.StringIO(render_table([result], format="csv"))))
-    assert rows[1][0].lstrip("'") == name
+    assert rows[1][0].lstrip("'") == name.replace("\n", "\\x0a")
     assert not rows[1][0].startswith("=")
     latex = render_table([result], format="latex")
     (row,) = [line for line in latex.splitlines() if line.startswith("{}") and "Model" not in line]
     assert row.count(" & ") == 3
+
+
+MARKDOWN_IMAGE = "![x](http://t/x.png)"
+
+
+def test_a_name_in_markdown_loads_nothing_and_marks_stay_readable() -> None:
+    result = _result(model__name=MARKDOWN_IMAGE, task__title=MARKDOWN_IMAGE, marks=[MARKDOWN_IMAGE])
+    text = render_table([result], format="markdown")
+    escaped = r"\!\[x\]\(http://t/x.png\)"
+    assert text.count(escaped) == 1 + 2 + 1
+    assert not re.search(r"(?<!\\)[!()#]", text)
+    assert set(re.findall(r"(?<!\\)\[.*?(?<!\\)\]", text)) == {"[1]"}
+    assert text.splitlines()[-1].rstrip() == f"[1] {escaped}"
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@"])
+def test_no_text_cell_of_a_csv_is_a_formula(start: str) -> None:
+    text = f"{start}cmd|' /C calc'!A0"
+    metrics = [BASE["metrics"][0] | {"name": text, "value": -1.0, "scale": [-1.0, 1.0]}]
+    names = {f"task__{key}": text for key in ("name", "subset", "split")}
+    result = _result(model__name=text, marks=[text], metrics=metrics, **names)
+    (row,) = list(csv.reader(io.StringIO(render_table([result], format="csv"))))[1:]
+    assert [row[0], *row[2:6], row[-1]] == [f"'{text}"] * 6
+    assert row[6] == "-1"
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")

@@ -52,7 +52,7 @@ def test_shards_in_one_directory(task: str, reference: dict[str, bytes], tmp_pat
     for part in (3, 1, 2):
         evaluation = evaluate("random", [task], out=tmp_path, shard=f"{part}/3", batch_size=part)
         assert evaluation.results == ()
-    (result,) = merge(tmp_path, [])
+    (result,) = merge(tmp_path, [], task_files=[Path(task)])
     assert result.complete
     assert _scores(tmp_path) == reference
 
@@ -62,11 +62,12 @@ def test_shards_in_directories_of_their_own(task: str, reference: dict[str, byte
     for number, part in enumerate(parts, start=1):
         evaluate("random", [task], out=part, shard=f"{number}/3")
     whole = tmp_path / "whole"
-    (first,) = merge(whole, parts[:2])
+    files = [Path(task)]
+    (first,) = merge(whole, parts[:2], task_files=files)
     assert not first.complete
     assert "missing" in first.reasons[0]
-    (second,) = merge(whole, parts)
-    (again,) = merge(whole, parts)
+    (second,) = merge(whole, parts, task_files=files)
+    (again,) = merge(whole, parts, task_files=files)
     assert second.complete
     assert again.coverage == second.coverage
     assert _scores(whole) == reference
@@ -84,5 +85,5 @@ def test_scoring_again_gives_the_same_bytes(task: str, reference: dict[str, byte
     for path in tmp_path.glob("*/*.json*"):
         if path.name not in ("cell.json",):
             path.unlink()
-    rescore(tmp_path)
+    rescore(tmp_path, task_files=[Path(task)])
     assert _scores(tmp_path) == reference

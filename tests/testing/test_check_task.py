@@ -319,6 +319,29 @@ class KnowsItsOwnObjects(Tiny):
         return super().summarize([record for record in records if isinstance(record.stats["intent"], Intent)])
 
 
+def without_repeats(records: list[Record]) -> list[Record]:
+    return list({record.id: record for record in records}.values())
+
+
+class RefusesRepeats(Tiny):
+    def summarize(self, records: Iterable[Record]) -> Sequence[MetricValue]:
+        listed = list(records)
+        if len(without_repeats(listed)) < len(listed):
+            raise ValueError("a record comes twice")
+        return super().summarize(listed)
+
+
+class DropsRepeats(Tiny):
+    def summarize(self, records: Iterable[Record]) -> Sequence[MetricValue]:
+        return super().summarize(without_repeats(list(records)))
+
+
+def no_value_with_repeats(records: list[Record], values: Sequence[MetricValue]) -> Any:
+    if len(without_repeats(records)) == len(records):
+        return values
+    return [replace(values[0], value=None, note="a record twice"), *values[1:]]
+
+
 METRICS = Tiny().info.metrics
 BROKEN: list[tuple[Callable[[], Any], str, str]] = [
     (declaring(name="Ref COCO"), "info", "lower-case"),
@@ -393,6 +416,9 @@ BROKEN: list[tuple[Callable[[], Any], str, str]] = [
     (KnowsItsOwnObjects, "json", "cIoU"),
     (plus(lambda records: 1e-9 * next(NUMBERS)), "sum repeats", "cIoU"),
     (plus(lambda records: 1e-9 * int(records[0].id)), "order of records", "cIoU"),
+    (RefusesRepeats, "records may repeat", "ValueError: a record comes twice"),
+    (DropsRepeats, "records may repeat", "n is 12 for 12 records"),
+    (summing(no_value_with_repeats), "records may repeat", "no value with a record twice"),
 ]
 
 
@@ -405,6 +431,33 @@ def test_the_broken_rule_is_named(factory: Callable[[], Any], check: str, detail
     report = check_task(factory)
     assert check in {failure.name for failure in report.failures}, str(report)
     assert detail in report[check].detail
+
+
+def test_a_sum_that_always_fails_is_not_blamed_on_the_repeat() -> None:
+    def fail(records: list[Record], values: Sequence[MetricValue]) -> Any:
+        if any(record.stats["intersection_px"] for record in records) and {r.status for r in records} != {Status.OK}:
+            raise KeyError("caption")
+        return values
+
+    failures = {failure.name for failure in check_task(summing(fail)).failures}
+    assert failures == {"raises nothing"}
+
+
+@pytest.mark.parametrize("factory", [RefusesRepeats, DropsRepeats])
+def test_a_task_that_takes_no_repeats_fails_that_check_alone(factory: Callable[[], Any]) -> None:
+    assert {failure.name for failure in check_task(factory).failures} == {"records may repeat"}
+
+
+def test_the_repeat_costs_no_sum_of_its_own() -> None:
+    sums: list[int] = []
+
+    def note(records: list[Record], values: Sequence[MetricValue]) -> Sequence[MetricValue]:
+        sums.append(len(records))
+        return values
+
+    assert check_task(summing(note))["records may repeat"].passed
+    # None; perfect; blank; failed; mixed, its failed half, and shuffled, each with one record twice.
+    assert sums == [0, 12, 12, 12, 13, 13, 13]
 
 
 # --- card and published numbers ------------------------------------------------------------------------------------

@@ -3,6 +3,9 @@
 One sample: image sa_10010541.jpg, answer "<p>A man</p> [SEG] rides <p>a bicycle</p> [SEG] ...".
 Paper: GLaMM, arXiv 2311.03356. Official scorer: mbzuai-oryx/groundingLMM, eval/gcg/evaluate.py (commit e74865f);
 OMG-LLaVA's copy is the same.
+
+An answer that failed (error, timeout, missing) is scored as no caption and no mask: the empty text against the
+references, every true mask not found.
 """
 
 from __future__ import annotations
@@ -146,14 +149,15 @@ class Gcg:
     def score(self, sample: Sample, response: Response) -> Record:
         """Caption, phrases and the IoU matrix of the masks.
 
-        Statistics: `caption`, `references`, `labels`, `phrases` (one per mask as far as they go), `iou` (predicted x
-        true, None for two empty masks), `prediction_areas_px`, `reference_areas_px`, `reference_is_crowd`.
+        Statistics: `image_id` (the file's own, a number or a text), `caption`, `references`, `labels`, `phrases` (one
+        per mask as far as they go), `iou` (predicted x true, None for two empty masks), `prediction_areas_px`,
+        `reference_areas_px`, `reference_is_crowd`.
         """
         image: GcgImage = sample.reference
         predicted = [] if response.status.failed else [mask.rle for mask in response.masks]
         iou = iou_matrix(predicted, image.masks).tolist()
         stats = {
-            "image_id": image.image_id,
+            "image_id": image.official_id,
             "caption": "" if response.status.failed else response.text or "",
             "references": list(image.captions),
             "labels": list(image.labels),
@@ -166,7 +170,13 @@ class Gcg:
         return Record(sample.id, sample.group, response.status, stats)
 
     def summarize(self, records: Iterable[Record]) -> Sequence[MetricValue]:
-        """All metrics; those whose means are absent have no value and say why."""
+        """All metrics; those whose means are absent have no value and say why.
+
+        A record may come several times, as in a bootstrap over images, and then counts as so many images. AP takes the
+        images in the order of their official ids, whatever the order of the records. Captions go to the tokenizer and
+        METEOR in the order of the records, which is the caption file's as in the official run: those programs read
+        neighbouring captions in one stream.
+        """
         images = [record.stats for record in records]
         values = {spec.name: MetricValue(spec.name, None, len(images)) for spec in METRICS}
         if images:
@@ -246,7 +256,8 @@ def phrases_of(response: Response) -> list[str]:
 
 
 def _mask_values(images: list[dict[str, Any]]) -> dict[str, MetricValue]:
-    ap = average_precision(_matches(image) for image in images)
+    ordered = _in_official_order(images)
+    ap = average_precision(_matches(image, position) for position, image in enumerate(ordered))
     values = {name: MetricValue(name, ap[name], len(images)) for name in AP_METRICS}
     with_caption = [image for image in images if image["references"]]
     matched = [mean_matched_iou(_floats(image)) for image in with_caption]
@@ -257,6 +268,15 @@ def _mask_values(images: list[dict[str, Any]]) -> dict[str, MetricValue]:
     return values
 
 
+def _in_official_order(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By image id as COCOeval sorts: numbers as numbers, texts as texts.
+
+    Every score is 1.0, so this order decides AP. Ids of both types, at which COCOeval stops, go by their texts.
+    """
+    of_one_type = len({isinstance(image["image_id"], str) for image in images}) == 1
+    return sorted(images, key=lambda image: image["image_id"] if of_one_type else str(image["image_id"]))
+
+
 def _floats(image: dict[str, Any]) -> Any:
     import numpy as np
 
@@ -264,12 +284,15 @@ def _floats(image: dict[str, Any]) -> Any:
     return np.array(image["iou"], dtype=np.float64).reshape(shape)
 
 
-def _matches(image: dict[str, Any]) -> ImageMatches:
-    """The record as COCOeval's AP wants it: two empty masks have IoU 0, at most 100 masks in file order count."""
+def _matches(image: dict[str, Any], position: int) -> ImageMatches:
+    """The record as COCOeval's AP wants it: two empty masks have IoU 0, at most 100 masks in file order count.
+
+    The position stands for the id, which a repeated record would give twice.
+    """
     most = MAX_PREDICTIONS[-1]
     n_references = len(image["reference_areas_px"])
     return ImageMatches(
-        image_id=image["image_id"],
+        image_id=position,
         iou=tuple(tuple(value or 0.0 for value in row) for row in image["iou"][:most]),
         scores=(1.0,) * min(most, len(image["iou"])),
         prediction_areas_px=tuple(image["prediction_areas_px"][:most]),
@@ -282,8 +305,10 @@ def _matches(image: dict[str, Any]) -> ImageMatches:
 def _caption_values(images: list[dict[str, Any]]) -> dict[str, MetricValue]:
     if not images:
         return {}
-    references = {image["image_id"]: image["references"] for image in images}
-    hypotheses = {image["image_id"]: image["caption"] for image in images}
+    # The position keeps repeated records apart; the id is for messages.
+    items = {f"{image['image_id']}#{position}": image for position, image in enumerate(images)}
+    references = {item: image["references"] for item, image in items.items()}
+    hypotheses = {item: image["caption"] for item, image in items.items()}
     scores = score_captions(references, hypotheses, metrics=CAPTION_METRICS)
     return {
         name: MetricValue(
