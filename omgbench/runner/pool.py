@@ -65,32 +65,33 @@ class _Worker:
 
 
 class PoolEngine:
-    """`n_workers` processes that each hold the model."""
+    """`n_workers` processes that each hold the model.
+
+    Attributes:
+        n_workers, batch_size, timeout_s: as asked for; the batch size falls when memory runs out.
+        workers: the processes that live.
+        events: what they say, as (worker, event), None for the end of a worker.
+        say: receives lines for people.
+    """
 
     def __init__(self, model: WorkerModel, n_workers: int, batch_size: int, timeout_s: float | None = None) -> None:
         self._model = model
-        self._n_workers = n_workers
-        self._batch_size = batch_size
-        self._timeout_s = timeout_s
-        self._events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
-        self._workers: list[_Worker] = []
+        self.n_workers = n_workers
+        self.batch_size = batch_size
+        self.timeout_s = timeout_s
+        self.events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self.workers: list[_Worker] = []
         self._loaded: LoadedModel | None = None
-        self._say: Any = WarningsOnly().say
-
-    @property
-    def batch_size(self) -> int:
-        """The batch size in use, after any halving."""
-        return self._batch_size
+        self.say: Any = WarningsOnly().say
 
     def start(self) -> LoadedModel:
         """Start the first worker and learn from it which model it holds; the others follow with the first cell."""
-        worker = self._spawn(0)
+        self.workers.append(self.spawn(0))
         while self._loaded is None:
-            source, event = self._events.get()
+            source, event = self.events.get()
             if event is None:
-                self._raise_fatal(source)
-            self._note(source, event or {})
-        self._workers.append(worker)
+                self.raise_fatal(source)
+            self.note(source, event or {})
         return self._loaded
 
     def answer(self, job: CellJob, progress: Progress) -> None:
@@ -101,21 +102,22 @@ class PoolEngine:
 
     def close(self) -> None:
         """End the workers: each may finish its batch, then it is killed."""
-        for worker in self._workers:
+        for worker in self.workers:
             worker.retired = True
             _end_input(worker.process)
             if worker.blocks:
                 worker.process.terminate()
         deadline = time.monotonic() + FINISH_WITHIN_S
-        for worker in self._workers:
+        for worker in self.workers:
             try:
                 worker.process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
-        self._workers.clear()
+        self.workers.clear()
 
-    def _spawn(self, number: int) -> _Worker:
+    def spawn(self, number: int) -> _Worker:
+        """Start a worker process; it says when it is ready."""
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
         process = subprocess.Popen(
             [sys.executable, "-m", "omgbench.runner.worker"],
@@ -128,7 +130,7 @@ class PoolEngine:
             start_new_session=True,
         )
         worker = _Worker(
-            number, process, Watchdog(f"worker {number} (process {process.pid})", lambda line: self._say(line))
+            number, process, Watchdog(f"worker {number} (process {process.pid})", lambda line: self.say(line))
         )
         placement = asdict(self._model.placement) | {"worker": number}
         arguments = dict(self._model.arguments)
@@ -139,20 +141,19 @@ class PoolEngine:
     def _listen(self, worker: _Worker) -> None:
         assert worker.process.stdout is not None
         for line in worker.process.stdout:
-            self._events.put((worker, json.loads(line)))
+            self.events.put((worker, json.loads(line)))
         worker.process.wait()
-        self._events.put((worker, None))
+        self.events.put((worker, None))
 
     def tell(self, worker: _Worker, command: dict[str, Any]) -> None:
         """Send a command; a worker that is gone is noticed by its end of output."""
-        try:
+        with contextlib.suppress(OSError):
             assert worker.process.stdin is not None
             worker.process.stdin.write(json.dumps(command) + "\n")
             worker.process.stdin.flush()
-        except OSError:
-            pass
 
-    def _note(self, worker: _Worker, event: dict[str, Any]) -> None:
+    def note(self, worker: _Worker, event: dict[str, Any]) -> None:
+        """Take in what concerns the worker itself. Raises `PluginError` when it holds another model than the first."""
         kind = event.get("event")
         if kind == "ready":
             loaded = LoadedModel(ModelIdentity(**event["identity"]), event["code"], Placement(**event["placement"]))
@@ -168,7 +169,8 @@ class PoolEngine:
         elif kind == "died":
             worker.last_words = event["message"]
 
-    def _raise_fatal(self, worker: _Worker) -> None:
+    def raise_fatal(self, worker: _Worker) -> None:
+        """Raise what a worker ended with: `PluginError` for what the user can mend, else `OmgbenchError`."""
         fatal = worker.fatal
         if fatal is not None and fatal["user"]:
             raise PluginError(fatal["message"])
@@ -183,31 +185,31 @@ class _Distribution:
         self._pool = pool
         self._job = job
         self._progress = progress
-        self._batch_size = job.batch_size or pool._batch_size
+        self._batch_size = job.batch_size or pool.batch_size
         self._queue: deque[_Block] = deque(_Block(list(block)) for block in _joined(job.blocks, self._batch_size))
         self._journal = JournalWriter(job.journal_folder, job.cell_fp, Session("workers", "", self._batch_size))
         self._deaths = 0
         self._died_on: Counter[int] = Counter()
-        pool._say = progress.say
+        pool.say = progress.say
 
     def run(self) -> None:
         pool = self._pool
-        wanted = min(pool._n_workers, len(self._queue))
-        while len(pool._workers) < wanted:
-            pool._workers.append(pool._spawn(len(pool._workers)))
-        for worker in pool._workers:
+        wanted = min(pool.n_workers, len(self._queue))
+        while len(pool.workers) < wanted:
+            pool.workers.append(pool.spawn(len(pool.workers)))
+        for worker in pool.workers:
             pool.tell(worker, _cell_command(self._job, self._batch_size))
         for held in range(1, QUEUED_BLOCKS + 1):
             # Everybody has a first block before anybody has a second.
-            for worker in pool._workers:
+            for worker in pool.workers:
                 self._feed(worker, held)
         try:
-            while self._queue or any(worker.blocks for worker in pool._workers):
+            while self._queue or any(worker.blocks for worker in pool.workers):
                 self._step()
         finally:
             self._journal.close()
         if self._job.batch_size is None:
-            pool._batch_size = self._batch_size
+            pool.batch_size = self._batch_size
 
     def _feed(self, worker: _Worker, held: int = QUEUED_BLOCKS) -> None:
         while self._queue and len(worker.blocks) < held:
@@ -227,7 +229,7 @@ class _Distribution:
 
     def _step(self) -> None:
         try:
-            worker, event = self._pool._events.get(timeout=1.0)
+            worker, event = self._pool.events.get(timeout=1.0)
         except queue.Empty:
             self._watch()
             return
@@ -237,7 +239,7 @@ class _Distribution:
         if event is None:
             self._bury(worker)
             return
-        self._pool._note(worker, event)
+        self._pool.note(worker, event)
         kind = event["event"]
         if kind == "started":
             worker.in_flight = event["ordinals"]
@@ -259,8 +261,8 @@ class _Distribution:
         self._progress.advanced(count_statuses(Status(status) for status in event["statuses"]))
 
     def _watch(self) -> None:
-        limit = self._pool._timeout_s
-        for worker in self._pool._workers:
+        limit = self._pool.timeout_s
+        for worker in self._pool.workers:
             worker.watchdog.look()
             if limit is not None and worker.in_flight and worker.watchdog.busy_s() > limit and not worker.deadline_hit:
                 worker.deadline_hit = True
@@ -269,7 +271,7 @@ class _Distribution:
     def _bury(self, worker: _Worker) -> None:
         """A worker is gone: give its work back and start another in its place."""
         if worker.fatal is not None:
-            self._pool._raise_fatal(worker)
+            self._pool.raise_fatal(worker)
         worker.retired = True
         if len(worker.in_flight) == 1:
             ordinal = worker.in_flight[0]
@@ -280,10 +282,10 @@ class _Distribution:
         elif not worker.in_flight:
             self._deaths += 1
         if self._deaths >= DEATHS_WITHOUT_PROGRESS:
-            self._pool._raise_fatal(worker)
+            self._pool.raise_fatal(worker)
         self._return_blocks(worker)
-        fresh = self._pool._spawn(worker.number)
-        self._pool._workers[self._pool._workers.index(worker)] = fresh
+        fresh = self._pool.spawn(worker.number)
+        self._pool.workers[self._pool.workers.index(worker)] = fresh
         self._progress.say(f"worker {worker.number} ended (exit code {worker.process.poll()}); started anew")
         self._pool.tell(fresh, _cell_command(self._job, self._batch_size))
         self._feed(fresh)
@@ -302,7 +304,7 @@ class _Distribution:
     def _give_up(self, worker: _Worker, ordinal: int) -> None:
         """The request that killed a worker all by itself."""
         if worker.deadline_hit:
-            status, text = Status.TIMEOUT, f"no answer within {self._pool._timeout_s:g} s"
+            status, text = Status.TIMEOUT, f"no answer within {self._pool.timeout_s:g} s"
         else:
             status, text = Status.ERROR, f"the worker process died on it ({worker.last_words or _exit(worker)})"
         planned = next(item for item in self._job.plan.samples() if item.ordinal == ordinal)

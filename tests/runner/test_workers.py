@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from omgbench import evaluate
+from omgbench.contract import Placement
 from omgbench.errors import OmgbenchError, PluginError
 from omgbench.runner.pool import PoolEngine, WorkerModel
 from omgbench.runner.watchdog import Watchdog
@@ -115,9 +116,9 @@ def test_workers_must_hold_one_and_the_same_model(files: Path) -> None:
 
 
 def test_no_worker_outlives_its_pool(files: Path) -> None:
-    engine = PoolEngine(WorkerModel("random", {}, __import__("omgbench.contract").contract.Placement()), 1, 1)
+    engine = PoolEngine(WorkerModel("random", {}, Placement()), 1, 1)
     engine.start()
-    process = engine._workers[0].process
+    process = engine.workers[0].process
     engine.close()
     assert process.poll() is not None
 
