@@ -42,14 +42,12 @@ class Answer:
 
     Attributes:
         ordinal: the sample's place in the plan.
-        request_fp: fingerprint of the request that was answered.
         images: digest of the image bytes that were shown; "" when the model reads none.
         attempt: 0, or higher when a failed request was asked again; the highest counts.
         response: the answer.
     """
 
     ordinal: int
-    request_fp: str
     images: str
     attempt: int
     response: Response
@@ -160,7 +158,6 @@ def journal_files(folder: Path) -> list[Path]:
 def _answer_body(answer: Answer, seconds: float) -> bytes:
     head = {
         "n": answer.ordinal,
-        "req": answer.request_fp,
         "img": answer.images,
         "try": answer.attempt,
         "s": seconds,
@@ -266,10 +263,11 @@ class JournalIndex:
             return None
         entry = self._entry(n)
         where = f"{self._paths[int(self._file[n])]}, sample {planned.sample.id}"
-        if entry is None or entry.get("req") != planned.request_fp:
+        # The journal's header stands for the plan, hence for every request; this is for damaged files.
+        if entry is None or entry["r"].get("id") != planned.sample.id:
             raise RunRefused("a journaled answer belongs to another request", where=where, hint="use a new --out")
         response = response_from_plain(entry["r"], where)
-        return Answer(n, entry["req"], str(entry.get("img", "")), entry["try"], response)
+        return Answer(n, str(entry.get("img", "")), entry["try"], response)
 
     def _stream(self, file: int) -> IO[bytes]:
         if file not in self._open:

@@ -88,7 +88,7 @@ def _without_asking(ready: Ready, asker: Asker) -> Response | None:
 def _answer(ready: Ready, response: Response, attempt_of: Sequence[int] | None) -> Answer:
     planned = ready.planned
     attempt = int(attempt_of[planned.ordinal]) if attempt_of is not None else 0
-    return Answer(planned.ordinal, planned.request_fp, ready.images, attempt, response)
+    return Answer(planned.ordinal, ready.images, attempt, response)
 
 
 def references_for(samples: Sequence[Sample], task: Task, asker: Asker) -> list[Response] | None:

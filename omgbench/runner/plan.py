@@ -46,11 +46,10 @@ class PlanOptions:
 
 @dataclass(frozen=True, slots=True)
 class PlannedSample:
-    """One sample with its place in the plan and the fingerprint of its request."""
+    """One sample with its place in the plan."""
 
     ordinal: int
     sample: Sample
-    request_fp: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def make_plan(
     missing: list[str] = []
     refusal: str | None = None
     for planned in planned_samples(cell, data_root, options):
-        digest.update(planned.request_fp.encode())
+        digest.update(request_fingerprint(planned.sample.request).encode())
         refusal = refusal or refuses(planned.sample.request)
         if walk.step(cell, planned):
             missing.extend(_missing(planned.sample.request.frames))
@@ -250,7 +249,7 @@ def planned_samples(cell: Cell, data_root: Path, options: PlanOptions) -> Iterat
             request = sample.request
             request = replace(request, template=template or request.template, gen=_gen(options, request.gen))
             sample = replace(sample, request=request)
-        yield PlannedSample(ordinal, sample, request_fingerprint(sample.request))
+        yield PlannedSample(ordinal, sample)
         ordinal += 1
 
 

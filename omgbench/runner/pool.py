@@ -309,7 +309,7 @@ class _Distribution:
             status, text = Status.ERROR, f"the worker process died on it ({worker.last_words or _exit(worker)})"
         planned = next(item for item in self._job.plan.samples() if item.ordinal == ordinal)
         response = Response(planned.sample.id, status, error=text)
-        self._journal.append([Answer(ordinal, planned.request_fp, "", int(self._job.attempt_of[ordinal]), response)])
+        self._journal.append([Answer(ordinal, "", int(self._job.attempt_of[ordinal]), response)])
         for block in worker.blocks:
             block.ordinals = [other for other in block.ordinals if other != ordinal]
         worker.in_flight = []
