@@ -20,7 +20,7 @@ from omgbench.contract import Capabilities, Model, Task, TaskInfo
 from omgbench.errors import OmgbenchError, PluginError
 
 Kind = Literal["tasks", "models"]
-_NAME = re.compile(r"[A-Za-z0-9][\w.+]*")
+_NAME = re.compile(r"[A-Za-z0-9][\w.+]*", re.ASCII)
 """No `-`: it parts task, subset and split in the names of folders."""
 
 

@@ -32,7 +32,7 @@ BORDER_PX = 1.0
 
 _PUBLISHED_KEYS = ("model", "split", "metric", "value", "source")
 _TASK_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_SPLIT_NAME = re.compile(r"[A-Za-z0-9_.+-]+")
+_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+]*")
 _BRACES = re.compile(r"\{\w*\}")
 
 
