@@ -78,6 +78,9 @@ def write_images(path: Path, n: int) -> str:
     return f"{n} images of {WIDTH} x {HEIGHT}, {n_masks / n:.1f} masks each"
 
 
+CHUNK_PAIRS = 256
+
+
 class Stopwatch:
     """CPU seconds spent inside `with` blocks."""
 
@@ -98,12 +101,14 @@ def referring_rle(lines: Lines, watch: Stopwatch, *, check: bool = False) -> Val
     from omgbench.metrics.rle import check_rle
 
     sums = ReferringSums()
-    for line in lines:
-        prediction, target = Rle(SIZE, line["prediction"]), Rle(SIZE, line["target"])
+    pairs = ((Rle(SIZE, line["prediction"]), Rle(SIZE, line["target"])) for line in lines)
+    # Looking at the clock for each pair would cost a tenth of what is measured.
+    while chunk := list(islice(pairs, CHUNK_PAIRS)):
         with watch:
-            if check and check_rle(prediction, SIZE) is not None:
-                raise SystemExit("a mask of this benchmark was refused")
-            sums.add(overlap(prediction, target))
+            for prediction, target in chunk:
+                if check and check_rle(prediction, SIZE) is not None:
+                    raise SystemExit("a mask of this benchmark was refused")
+                sums.add(overlap(prediction, target))
     return {"cIoU": sums.ciou or 0.0, "gIoU": sums.giou or 0.0}
 
 

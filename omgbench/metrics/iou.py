@@ -5,6 +5,7 @@ All sums are exact, so that records may be merged in any order and grouping and 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -126,17 +127,19 @@ class ReferringSums:
         """
         if failed:
             sentence = MaskOverlap(0, 0, sentence.target_px)
+        intersection_px, union_px = sentence.intersection_px, sentence.union_px
         self.n += 1
-        self.intersection_px += sentence.intersection_px
-        self.union_px += sentence.union_px
+        self.intersection_px += intersection_px
+        self.union_px += union_px
         if failed or not mask_missing:
-            self.union_without_missing_px += sentence.union_px
+            self.union_without_missing_px += union_px
         if failed:
             return
-        self.iou_sum.add(1.0 if sentence.union_px == 0 else sentence.intersection_px / (sentence.union_px + 1e-5))
-        if sentence.iou >= PRECISION_THRESHOLDS[0]:
-            reached = (sentence.iou >= threshold for threshold in PRECISION_THRESHOLDS)
-            self.hits = tuple(hits + hit for hits, hit in zip(self.hits, reached, strict=True))
+        self.iou_sum.add(intersection_px / (union_px + 1e-5) if union_px else 1.0)
+        n_reached = bisect_right(PRECISION_THRESHOLDS, intersection_px / union_px if union_px else 1.0)
+        if n_reached:
+            reached = [hits + 1 for hits in self.hits[:n_reached]]
+            self.hits = (*reached, *self.hits[n_reached:])
 
     def __add__(self, other: ReferringSums) -> ReferringSums:
         return ReferringSums(
