@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from pydantic import TypeAdapter, ValidationError
 
 from omgbench.contract import Response
@@ -17,12 +14,6 @@ def response_to_json(response: Response) -> bytes:
     """Compact JSON of a response; fields at their default are left out. NaN and infinity become null and are
     refused when read back, so check first."""
     return _RESPONSE.dump_json(response, exclude_defaults=True)
-
-
-def response_to_plain(response: Response) -> dict[str, Any]:
-    """The same as plain Python values."""
-    plain: dict[str, Any] = json.loads(response_to_json(response))
-    return plain
 
 
 def response_from_json(data: bytes | str, where: str) -> Response:

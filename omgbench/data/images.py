@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 MAX_IMAGE_BYTES = 256 * 2**20
 MAX_IMAGE_PIXELS = 2**28
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-DIGEST_CHARACTERS = 32
 _TIFF_ORIENTATION = 274
 
 
@@ -49,11 +47,6 @@ def _called(source: Callable[[], bytes], frame: Frame) -> bytes:
     if not isinstance(data, bytes):
         raise DataError(f"image source gave {type(data).__name__}", expected="bytes", where=_where(frame))
     return data
-
-
-def frame_digest(frame: Frame) -> str:
-    """The first 32 hex digits of the SHA-256 of the encoded picture. Raises `DataError` like `read_frame_bytes`."""
-    return hashlib.sha256(read_frame_bytes(frame)).hexdigest()[:DIGEST_CHARACTERS]
 
 
 def decode_frame(frame: Frame) -> Image:

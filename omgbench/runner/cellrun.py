@@ -15,7 +15,7 @@ from omgbench.runner.claim import claim_folder, locked
 from omgbench.runner.context import CellContext
 from omgbench.runner.engine import CellJob, Engine
 from omgbench.runner.journal import STATUS_ORDER, UNANSWERED, JournalIndex
-from omgbench.runner.prefetch import frames_digest
+from omgbench.runner.prefetch import FrameId, frame_id, frames_digest
 from omgbench.runner.progress import Progress, WarningsOnly
 from omgbench.runner.results import DETERMINISM_FILE, finish_cell
 from omgbench.store import ResultRecord, atomic_write_text
@@ -82,19 +82,21 @@ def open_blocks(context: CellContext, index: JournalIndex) -> list[list[int]]:
 
 def check_images(context: CellContext, index: JournalIndex) -> None:
     """Refuse to go on when a picture is no longer the one that was answered about."""
-    digests: dict[tuple[str, ...], str] = {}
+    digests: dict[tuple[FrameId, ...], str] = {}
     for planned in context.plan.samples():
         answered = index.images_of(planned.ordinal)
         if not answered:
             continue
-        keys = tuple(frame.key for frame in planned.sample.request.frames)
-        if keys not in digests:
-            digests = {keys: frames_digest(planned)}
-        if digests[keys] != answered:
+        frames = planned.sample.request.frames
+        ids = tuple(map(frame_id, frames))
+        if ids not in digests:
+            # Only the picture at hand is remembered: its samples stand together.
+            digests = {ids: frames_digest(planned)}
+        if digests[ids] != answered:
             raise RunRefused(
                 f"the picture of sample {planned.sample.id} has changed since it was answered",
-                where=", ".join(keys),
-                expected=f"bytes with digest {answered}, found {digests[keys] or 'an unreadable file'}",
+                where=", ".join(frame.key for frame in frames),
+                expected=f"bytes with digest {answered}, found {digests[ids] or 'an unreadable file'}",
                 hint="put the original picture back, or use a new --out",
             )
 
@@ -108,10 +110,9 @@ def _check_determinism(context: CellContext, engine: Engine, progress: Progress)
     shutil.rmtree(folder, ignore_errors=True)
     other = 1 if engine.batch_size > 1 else 4
     progress.say(f"asking {len(ordinals)} samples again at batch size {other}")
-    attempts = np.zeros(n, dtype=np.uint8).tolist()
-    job = CellJob(context.plan, folder, context.fingerprint, [ordinals], attempts, batch_size=other)
+    job = CellJob(context.plan, folder, context.fingerprint, [ordinals], [0] * n, batch_size=other)
     engine.answer(job, WarningsOnly())
-    first = load_index(context, progress)
+    first = JournalIndex.load(context.journal_folder, context.fingerprint, n)
     second = JournalIndex.load(folder, context.fingerprint, n)
     differing: list[str] = []
     wanted = set(ordinals)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from omgbench.contract import Capabilities
@@ -62,10 +62,6 @@ class CellContext:
     def fingerprint(self) -> str:
         """Answers belong together only under one such fingerprint."""
         return fingerprint({"model": self.model.fingerprint, "plan": self.plan.fingerprint})
-
-    def with_errors_allowed(self, allowed: bool) -> CellContext:
-        """The same cell with another rule for failed requests."""
-        return replace(self, settings=replace(self.settings, allow_errors=allowed))
 
     @property
     def journal_folder(self) -> Path:

@@ -86,10 +86,10 @@ class _Loaded:
     problem: str | None = None
 
 
-_FrameId = tuple[str, int, int, object]
+FrameId = tuple[str, int, int, object]
 
 
-def _frame_id(frame: Frame) -> _FrameId:
+def frame_id(frame: Frame) -> FrameId:
     """The key alone would show the wrong picture where a task uses one key twice."""
     return (frame.key, frame.width, frame.height, frame.source)
 
@@ -99,9 +99,9 @@ class ImageReader:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="decode")
-        self._futures: dict[_FrameId, Future[_Loaded]] = {}
-        self._waiting_for: dict[_FrameId, int] = {}
-        self._warm: set[_FrameId] = set()
+        self._futures: dict[FrameId, Future[_Loaded]] = {}
+        self._waiting_for: dict[FrameId, int] = {}
+        self._warm: set[FrameId] = set()
 
     def __enter__(self) -> ImageReader:
         return self
@@ -113,7 +113,7 @@ class ImageReader:
 
     def begin(self, frame: Frame) -> Future[_Loaded]:
         """Start on a picture for one sample."""
-        key = _frame_id(frame)
+        key = frame_id(frame)
         self._warm.discard(key)
         self._waiting_for[key] = self._waiting_for.get(key, 0) + 1
         return self._start(key, frame)
@@ -121,12 +121,12 @@ class ImageReader:
     def warm(self, frames: Iterable[Frame]) -> None:
         """Start on pictures whose samples come later."""
         for frame in frames:
-            key = _frame_id(frame)
+            key = frame_id(frame)
             if key not in self._waiting_for:
                 self._warm.add(key)
             self._start(key, frame)
 
-    def _start(self, key: _FrameId, frame: Frame) -> Future[_Loaded]:
+    def _start(self, key: FrameId, frame: Frame) -> Future[_Loaded]:
         if key not in self._futures:
             self._futures[key] = self._pool.submit(_load, frame)
         return self._futures[key]
@@ -135,10 +135,10 @@ class ImageReader:
         """The sample with its pictures, which are forgotten here once no other sample waits for them."""
         loaded = [future.result() for future in futures]
         for frame in planned.sample.request.frames:
-            self._release(_frame_id(frame))
+            self._release(frame_id(frame))
         return _ready(planned, loaded)
 
-    def _release(self, key: _FrameId) -> None:
+    def _release(self, key: FrameId) -> None:
         self._waiting_for[key] -= 1
         if not self._waiting_for[key]:
             del self._waiting_for[key]

@@ -159,6 +159,8 @@ def _serve(stream: IO[str], channel: _Channel) -> None:
     with ImageReader() as reader:
         while (command := commands.take()) is not None:
             if command["command"] == "cell":
+                if at_work is not None:
+                    at_work.journal.close()
                 at_work = _CellAtWork(command, loaded.placement.device)
             elif at_work is not None:
                 _answer(command, at_work, asker, channel, reader, commands)

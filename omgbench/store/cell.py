@@ -5,29 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from omgbench.contract import MaskSource
 from omgbench.errors import DataError
 from omgbench.store.files import atomic_write_text
+from omgbench.store.schema import Stored
 
 CELL_FILE = "cell.json"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StoredOptions(_Strict):
+class StoredOptions(Stored):
     """What the user changed about the requests; see `omgbench.runner.plan.PlanOptions`."""
 
     limit: int | None = None
     seed: int | None = None
     template: str | None = None
-    gen: dict[str, int | float | str | tuple[str, ...]] = {}
+    gen: dict[str, int | float | str | tuple[str, ...]] = Field(default_factory=dict)
 
 
-class StoredModel(_Strict):
+class StoredModel(Stored):
     """Which model answered; see `omgbench.contract.ModelIdentity`."""
 
     name: str
@@ -40,21 +37,21 @@ class StoredModel(_Strict):
     dtype: str
 
 
-class StoredTask(_Strict):
+class StoredTask(Stored):
     """The task: its name, and the spec that builds it (None for an object of somebody's program)."""
 
     name: str
     spec: str | None
 
 
-class StoredData(_Strict):
+class StoredData(Stored):
     """The data root that was used."""
 
     root: str
     kind: Literal["user", "demo", "none"]
 
 
-class StoredTraits(_Strict):
+class StoredTraits(Stored):
     """What tables and scoring need to know of the model's capabilities."""
 
     mask_source: MaskSource
@@ -63,7 +60,7 @@ class StoredTraits(_Strict):
     reads_images: bool
 
 
-class CellFile(_Strict):
+class CellFile(Stored):
     """Everything about a cell but its answers. `cell` is the fingerprint that heads each of its journals."""
 
     cell: str

@@ -7,19 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from omgbench.errors import DataError
+from omgbench.store.schema import Stored
 
 SCHEMA_VERSION = 1
 RESULT_FILE = "result.json"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
-
-
-class TaskRecord(_Strict):
+class TaskRecord(Stored):
     """Which numbers these are: task, its version, official script, subset and split."""
 
     name: str
@@ -30,7 +27,7 @@ class TaskRecord(_Strict):
     split: str
 
 
-class DataRecord(_Strict):
+class DataRecord(Stored):
     """What was asked about.
 
     `kind` is "user", "demo" or "none" (tasks that need no files); `annotations_sha256` by path under the root;
@@ -47,7 +44,7 @@ class DataRecord(_Strict):
     official_count: bool | None
 
 
-class ModelRecord(_Strict):
+class ModelRecord(Stored):
     """Which model answered; see `omgbench.contract.ModelIdentity`. `spec` is what the user typed."""
 
     name: str
@@ -64,7 +61,7 @@ class ModelRecord(_Strict):
     sees_references: bool
 
 
-class EngineRecord(_Strict):
+class EngineRecord(Stored):
     """How the answers came about, as the journals tell it. None of it but `dtype`, which is part of the model's
     fingerprint, may change a number of a deterministic model.
 
@@ -79,7 +76,7 @@ class EngineRecord(_Strict):
     processes: int
 
 
-class Coverage(_Strict):
+class Coverage(Stored):
     """Counts per status; `answered` leaves out error, timeout, missing and unsupported."""
 
     n_samples: int
@@ -87,7 +84,7 @@ class Coverage(_Strict):
     statuses: dict[str, int]
 
 
-class MetricRecord(_Strict):
+class MetricRecord(Stored):
     """One number with its meaning; see `omgbench.contract.MetricSpec` and `MetricValue`."""
 
     name: str
@@ -103,7 +100,7 @@ class MetricRecord(_Strict):
     optional: bool
 
 
-class ResultRecord(_Strict):
+class ResultRecord(Stored):
     """Everything about one cell of one run. `marks` are what every table must show beside its numbers; `started` is
     when the first answer's process began, `duration_s` the seconds of answering summed over processes."""
 

@@ -306,6 +306,8 @@ def test_one_key_for_two_pictures_shows_neither_for_the_other(tmp_path: Path) ->
     for sample in task.samples(task.info.splits[0], DATA):
         assert Looks.seen[sample.id] == sample.request.frames[0].image.tobytes()
     assert len(Looks.keys) == 4, "what a model may cache by is one key per picture"
+    again = evaluate(Looks(), task, out=tmp_path)
+    assert again.complete, "a run that goes on holds each answer against its own picture"
 
 
 def test_read_ahead_is_bounded_by_bytes_and_forgets_what_was_shown() -> None:
