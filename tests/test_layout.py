@@ -44,11 +44,13 @@ ALLOWED: dict[str, set[str]] = {
         "wire",
     },
     "omgbench.reports": {"registry", "store"},
+    "omgbench.overlay": {"contract", "metrics.rle"},
+    "omgbench.asking": {"contract", "data", "identity", "metrics.rle", "overlay", "registry", "runner"},
     "omgbench.testing": {"contract", "data", "metrics", "response_checks", "wire"},
     "omgbench.adapters": {"contract", "predictions"},
     "omgbench.api": {"contract", "reports", "runner", "store"},
-    "omgbench.cli": {"api", "contract", "data", "identity", "metrics", "registry", "reports", "runner", "selection"}
-    | {"store", "testing"},
+    "omgbench.cli": {"api", "asking", "contract", "data", "identity", "metrics", "registry", "reports", "runner"}
+    | {"selection", "store", "testing"},
 }
 TASK_MAY = {"omgbench.contract", "omgbench.metrics", "omgbench.data"}
 

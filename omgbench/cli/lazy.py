@@ -10,12 +10,14 @@ import click
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("omgbench.cli.run", "Run a model on tasks; goes on where a stopped run left off."),
+    "ask": ("omgbench.cli.ask", "Ask a model one question about one picture."),
     "score": ("omgbench.cli.score", "Score saved predictions, or a run's answers again."),
     "merge": ("omgbench.cli.score", "Put the shards of a run together and score them."),
     "show": ("omgbench.cli.show", "Show the results of a run."),
     "table": ("omgbench.cli.show", "Make a table of results: Markdown, LaTeX, CSV."),
     "tasks": ("omgbench.cli.listing", "List the tasks, or show one task's card."),
     "models": ("omgbench.cli.listing", "List the models, or show what one declares."),
+    "model": ("omgbench.cli.model", "Convert and inspect the checkpoints of a model."),
     "data": ("omgbench.cli.data", "Say what data is there and what is missing; write demo data; verify."),
     "check-adapter": ("omgbench.cli.check", "Run the conformance suite on a model."),
     "check-task": ("omgbench.cli.check", "Run the conformance suite on a task."),

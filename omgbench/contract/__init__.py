@@ -6,6 +6,7 @@ Everything that crosses it is in original-image pixels; masks are COCO RLE at th
 from omgbench.contract.geometry import Box, BoxXyxy, Mask, PointXy, Rle
 from omgbench.contract.model import (
     Capabilities,
+    HasCheckpoints,
     MaskSource,
     Model,
     ModelDied,
@@ -63,6 +64,7 @@ __all__ = [
     "DataFile",
     "Frame",
     "GenOptions",
+    "HasCheckpoints",
     "HasDemo",
     "HasOfficialPredictions",
     "HasPerfectAnswer",

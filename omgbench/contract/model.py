@@ -19,8 +19,8 @@ class Capabilities:
     Attributes:
         intents: kinds of request it answers.
         prompt_kinds: visual prompts it reads.
-        max_frames: most frames of one request; 1 = single images only.
-        clips: reads `Request.is_clip` as a video.
+        max_frames: most pictures of one request that is not a clip; 1 = single images only.
+        clips: reads `Request.is_clip` as a video, of any length.
         history: continues a conversation.
         vocabulary: "open" takes any label space, "fixed" only its own, None = no panoptic.
         native_batch: a batch is computed together; otherwise `batch_size` is only a hint.
@@ -53,7 +53,7 @@ class Capabilities:
             return f"does not read {', '.join(sorted(unread))} prompts"
         if request.is_clip and not self.clips:
             return "does not read video clips"
-        if len(request.frames) > self.max_frames:
+        if len(request.frames) > self.max_frames and not request.is_clip:
             return f"reads at most {self.max_frames} frame(s), the request has {len(request.frames)}"
         if request.history and not self.history:
             return "does not continue conversations"
@@ -134,6 +134,24 @@ class SeesReferences(Protocol):
     def respond_with_references(
         self, requests: Sequence[Request], references: Sequence[Response]
     ) -> Iterable[Response]: ...
+
+
+@runtime_checkable
+class HasCheckpoints(Protocol):
+    """A model with weights in files: `omgbench model convert` and `omgbench model info` call these."""
+
+    @staticmethod
+    def convert(arguments: Sequence[str]) -> int:
+        """Make what `load` reads from the files that the model's authors publish. The exit code.
+
+        Args:
+            arguments: words of a command line; `--help` explains them.
+        """
+        ...
+
+    def describe(self) -> Mapping[str, str]:
+        """What the weights are and whether they are whole, told without loading them."""
+        ...
 
 
 class PerRequestModel:

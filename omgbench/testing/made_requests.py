@@ -136,14 +136,13 @@ def _prompt_requests(capabilities: Capabilities, intents: Sequence[Intent], fram
 def _several_frames_requests(
     capabilities: Capabilities, intents: Sequence[Intent], log: FrameLog
 ) -> Iterator[MadeRequest]:
-    if capabilities.max_frames < 2:
-        return
     for_images = Intent.CHAT if Intent.CHAT in intents else intents[0]
-    pair = (log.of(tiny_frame(64, 48, "pair-0")), log.of(tiny_frame(48, 64, "pair-1")))
-    plain = plain_request(for_images, pair[0], capabilities)
-    yield MadeRequest("several frames", replace(plain, id="pair", frames=pair))
+    if capabilities.max_frames >= 2:
+        pair = (log.of(tiny_frame(64, 48, "pair-0")), log.of(tiny_frame(48, 64, "pair-1")))
+        plain = plain_request(for_images, pair[0], capabilities)
+        yield MadeRequest("several frames", replace(plain, id="pair", frames=pair))
     if capabilities.clips:
-        clip = tuple(log.of(frame) for frame in tiny_clip(min(3, capabilities.max_frames)))
+        clip = tuple(log.of(frame) for frame in tiny_clip(3))
         for_clips = Intent.PANOPTIC if Intent.PANOPTIC in intents else for_images
         plain = plain_request(for_clips, clip[0], capabilities)
         yield MadeRequest("clips", replace(plain, id="clip", frames=clip, is_clip=True))

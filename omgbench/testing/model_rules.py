@@ -21,8 +21,6 @@ def capabilities_problem(model: Model, capabilities: Capabilities) -> str | None
         return "vocabulary must be set exactly when panoptic is among the intents"
     if capabilities.max_frames < 1:
         return f"max_frames is {capabilities.max_frames}, at least 1 is needed"
-    if capabilities.clips and capabilities.max_frames < 2:
-        return "clips is True, but max_frames is 1"
     if capabilities.sees_references != isinstance(model, SeesReferences):
         return "sees_references must be True exactly for models with respond_with_references"
     return None

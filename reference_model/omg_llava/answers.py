@@ -61,3 +61,12 @@ def _located(phrases: list[str], caption: str) -> tuple[Phrase, ...]:
         position = start + len(phrase)
         located.append(Phrase(phrase, start, position))
     return tuple(located)
+
+
+def read_region_caption(raw_text: str) -> str:
+    """A region's description, cleaned as the official region-caption script does: `region1` and colons go too."""
+    text = raw_text.replace("<s>", "").replace("\n", "")
+    for word in ("region1", "Region1", ":"):
+        text = text.replace(word, "")
+    text = text.replace("   ", " ").replace("  ", " ")
+    return _SPACES.sub(" ", _TAG.sub("", text).replace(SEG, "")).strip("'").strip()

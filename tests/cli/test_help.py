@@ -23,12 +23,15 @@ main()
 """
 WITH_EXAMPLES = [
     ["run"],
+    ["ask"],
     ["score"],
     ["merge"],
     ["show"],
     ["table"],
     ["tasks"],
     ["models"],
+    ["model", "convert"],
+    ["model", "info"],
     ["data", "status"],
     ["data", "demo"],
     ["data", "verify"],
@@ -36,7 +39,7 @@ WITH_EXAMPLES = [
     ["check-task"],
     ["doctor"],
 ]
-ALL = [[], ["data"], *WITH_EXAMPLES]
+ALL = [[], ["data"], ["model"], *WITH_EXAMPLES]
 
 
 def commands() -> Iterator[list[str]]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import omg_llava.command
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -189,7 +190,12 @@ def all_commands() -> dict[str, click.Command]:
 
 
 def options_of(command: click.Command) -> set[str]:
-    return {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    """Of `model convert`, which hands its words on, those of the one model that comes along."""
+    own = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    if not command.context_settings.get("ignore_unknown_options"):
+        return own
+    subparsers = next(action for action in omg_llava.command.parser()._actions if action.choices)
+    return own | set(subparsers.choices["convert"]._option_string_actions)
 
 
 @pytest.mark.parametrize("page", [*PAGES, *OTHERS, *CARDS], ids=names([*PAGES, *OTHERS, *CARDS]))

@@ -449,7 +449,6 @@ BROKEN: list[tuple[Callable[[], WeightlessModel], str, str]] = [
     (claiming(prompt_kinds=frozenset()), "capabilities", "needs a prompt"),
     (claiming(vocabulary=None), "capabilities", "vocabulary"),
     (claiming(max_frames=0), "capabilities", "max_frames is 0"),
-    (claiming(max_frames=1), "capabilities", "clips"),
     (claiming(sees_references=True), "capabilities", "sees_references"),
     (claiming(mask_source="none"), "capabilities", "mask_source is none"),
     (ChangesItsMind, "capabilities", "change with load"),

@@ -1,0 +1,239 @@
+"""Looks at pictures once and answers many questions about them.
+
+    assistant = Assistant(model, tokenizer)
+    look = assistant.look(Image.open("dog.jpg"))
+    [reply] = assistant.ask([(look, Question("Please segment the dog in this image."))])
+    reply.text, reply.masks
+
+A look holds the picture's features, its visual tokens and the language model's keys and values for them, so that a
+question pays for its own words only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+
+from omg_llava.conversation import TEMPLATES, Turn, conversation_text, encode
+from omg_llava.errors import ModelError
+from omg_llava.generation import (
+    Finish,
+    Generated,
+    Prefix,
+    Row,
+    Sampling,
+    check_length,
+    generate,
+    prefill,
+    score_continuations,
+)
+from omg_llava.model import OmgLlava, Percept
+from omg_llava.preprocessing import SquareFrame, square_pixels
+from omg_llava.prompts import Prompt, prompt_sets
+from omg_llava.sequence import Placeholders, splice
+from omg_llava.stopping import StopRule
+from omg_llava.vocabulary import IGNORED, IMAGE, MARK, REGION
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """A picture, looked at.
+
+    Attributes:
+        frame: how it lies in the network's square.
+        percept: features, objects, prior.
+        image_tokens: (V, D), what the language model sees.
+        prefix: the language model's keys and values up to the picture's last token.
+    """
+
+    frame: SquareFrame
+    percept: Percept
+    image_tokens: torch.Tensor
+    prefix: Prefix
+
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        own = self.image_tokens.numel() * self.image_tokens.element_size()
+        return self.percept.features.nbytes() + self.prefix.nbytes() + own
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A question about a look, checked and ready to be answered."""
+
+    look: Look
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question about a look.
+
+    Attributes:
+        text: what the user says, `<region>` and `<mark>` standing for prompts (see `omg_llava.prompts`).
+        prompts: points, boxes and masks in original pixels, in the order of their placeholders.
+        history: earlier turns, oldest first, beginning with the user.
+        sampling: length and choice of tokens.
+        stop: further strings that end the answer.
+    """
+
+    text: str
+    prompts: tuple[Prompt, ...] = ()
+    history: tuple[Turn, ...] = ()
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer.
+
+    Attributes:
+        text: as decoded, special tokens kept.
+        plain_text: without them, outer white space taken off.
+        masks: boolean (height, width) in original pixels, one per `[SEG]` that has a hidden state, in order.
+        finish: "length" where the token limit cut it off.
+        n_input_tokens, n_output_tokens: visual tokens included.
+    """
+
+    text: str
+    plain_text: str
+    masks: tuple[torch.Tensor, ...]
+    finish: Finish
+    n_input_tokens: int
+    n_output_tokens: int
+
+
+class Assistant:
+    """See the module. Holds no state about pictures: looks belong to the caller."""
+
+    def __init__(self, model: OmgLlava, tokenizer: Any) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.template = TEMPLATES[model.config.language.family]
+
+    @torch.inference_mode()
+    def look(self, image: Image.Image) -> Look:
+        """Look at one picture. It is always seen alone, so nothing it gives depends on its neighbours."""
+        pixels, frame = square_pixels(image, self.model.config.image)
+        [percept] = self.model.perceive(pixels[None].to(self.model.device))
+        tokens = self.model.image_tokens(percept).to(self.model.embed(self._head[:1]).dtype)
+        head = self.model.embed(self._head)
+        prefix = prefill(self.model.llm, self.model.seg_state, torch.cat((head, tokens)))
+        return Look(frame, percept, tokens, prefix)
+
+    def ask(self, questions: Sequence[tuple[Look, Question]]) -> list[Reply]:
+        """Answer questions, about one look or several, in one batch. Raises `ModelError` as `prepare` does."""
+        return self.answer([self.prepare(look, question) for look, question in questions])
+
+    @torch.inference_mode()
+    def prepare(self, look: Look, question: Question) -> Prepared:
+        """A question as input embeddings behind its picture's prefix.
+
+        Raises:
+            ModelError: a prompt outside the picture, more or fewer placeholders than prompts, a text that is too long.
+        """
+        return Prepared(look, self._row(look, question))
+
+    @torch.inference_mode()
+    def answer(self, prepared: Sequence[Prepared]) -> list[Reply]:
+        """Answers to prepared questions, written together."""
+        rows = [item.row for item in prepared]
+        written = generate(self.model.llm, self.model.seg_state, rows, seg_id=self.model.special.seg)
+        masks = self._masks([item.look for item in prepared], written)
+        return [
+            Reply(
+                text=self.tokenizer.decode(result.ids, skip_special_tokens=False),
+                plain_text=self.tokenizer.decode(result.ids, skip_special_tokens=True).strip(),
+                masks=tuple(own_masks),
+                finish=result.finish,
+                n_input_tokens=row.prefix.length + len(row.embeds),
+                n_output_tokens=len(result.ids),
+            )
+            for row, result, own_masks in zip(rows, written, masks, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def score_choices(self, look: Look, question: Question, choices: Sequence[str]) -> list[tuple[float, int]]:
+        """Log-likelihood and number of tokens of each choice as the answer, natural logarithm."""
+        row = self._row(look, question)
+        ids = [self.tokenizer.encode(choice, add_special_tokens=False) for choice in choices]
+        for choice, tokens in zip(choices, ids, strict=True):
+            if not tokens:
+                raise ModelError(f"the choice {choice!r} has no tokens", expected="some text")
+        longest = max(len(tokens) for tokens in ids)
+        check_length(row.prefix.length + len(row.embeds) + longest, self.model.config.language.max_positions)
+        sums = score_continuations(self.model.llm, self.model.seg_state, row.prefix, row.embeds, ids)
+        return [(value, len(tokens)) for value, tokens in zip(sums, ids, strict=True)]
+
+    @cached_property
+    def _head(self) -> torch.Tensor:
+        """Ids of what stands before every picture."""
+        text = self.template.user.partition("{input}")[0]
+        return self._ids(self.tokenizer.encode(text, add_special_tokens=True))
+
+    def _ids(self, tokens: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(list(tokens), dtype=torch.long, device=self.model.device)
+
+    def _row(self, look: Look, question: Question) -> Row:
+        """A question as input embeddings behind the picture's prefix."""
+        turns = [*question.history, Turn("user", question.text)]
+        ids = encode(self.tokenizer, conversation_text(self.template, turns, has_image=True), has_image=True)
+        own = self._ids(ids[ids.index(IMAGE) + 1 :])
+        self._check_ids(own, question)
+        embeds, _ = splice(own, torch.full_like(own, IGNORED), self.model.embed, self._placeholders(look, question))
+        check_length(
+            look.prefix.length + len(embeds) + question.sampling.max_new_tokens,
+            self.model.config.language.max_positions,
+        )
+        words = (*self.template.stop, *question.stop)
+        stop = StopRule(self.tokenizer, self._end_ids, words)
+        return Row(look.prefix, embeds, question.sampling, stop)
+
+    def _check_ids(self, ids: torch.Tensor, question: Question) -> None:
+        """Placeholders and prompts must agree before the language model sees either."""
+        special = self.model.special
+        for token, name in ((special.region, REGION), (special.mark, MARK)):
+            given = sum(prompt.placeholder == name for prompt in question.prompts)
+            found = int((ids == token).sum())
+            if found != given:
+                raise ModelError(
+                    f"the text has {found} {name} for {given} prompts of that kind",
+                    expected=f"one {name} for each",
+                )
+
+    def _placeholders(self, look: Look, question: Question) -> Placeholders:
+        """The prompts' tokens, each kind of placeholder in its own order."""
+        tokens = look.image_tokens.new_zeros(len(question.prompts), look.image_tokens.shape[1])
+        for indices, group in prompt_sets(question.prompts, look.frame, self.model.device):
+            tokens[indices] = self.model.prompt_tokens(look.percept, group).to(tokens)
+        is_mark = torch.tensor([prompt.placeholder == MARK for prompt in question.prompts], dtype=torch.bool)
+        return Placeholders(self.model.special, [], tokens[~is_mark], tokens[is_mark])
+
+    @cached_property
+    def _end_ids(self) -> set[int]:
+        settings = self.model.config.language.transformers
+        ends = settings.get("eos_token_id")
+        configured = ends if isinstance(ends, list) else [ends]
+        return {int(end) for end in [*configured, self.tokenizer.eos_token_id] if end is not None}
+
+    def _masks(self, looks: Sequence[Look], written: Sequence[Generated]) -> list[list[torch.Tensor]]:
+        """Masks of each row, decoded together for all rows about one picture."""
+        masks: list[list[torch.Tensor]] = [[] for _ in written]
+        by_look: dict[int, list[int]] = {}
+        for row, look in enumerate(looks):
+            by_look.setdefault(id(look), []).extend([row] * len(written[row].seg_states))
+        for rows in by_look.values():
+            if not rows:
+                continue
+            look = looks[rows[0]]
+            states = torch.stack([state for row in dict.fromkeys(rows) for state in written[row].seg_states])
+            decoded = self.model.decode_seg(look.percept.features, states)
+            for row, logits in zip(rows, decoded.mask_logits[0, :, 0], strict=True):
+                masks[row].append(look.frame.to_original(logits))
+        return masks

@@ -1,0 +1,113 @@
+"""The package's own commands: `python -m omg_llava convert ...`, `python -m omg_llava info FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omg_llava.config import OmgLlavaConfig, config_names, load_config, read_config
+from omg_llava.errors import ModelError
+from omg_llava.placing import DTYPES
+
+_CONVERT = """\
+Makes one folder, which --model-args weights=FOLDER takes, from the files that the authors publish:
+
+  omg_seg_convl.pth                                     --omg-seg
+  omg_llava_7b_finetune_8gpus.pth, finetuned_refseg.pth or finetuned_gcg.pth   --omg-llava
+  internlm2-chat-7b/  (or Phi-3, Qwen2: a Hugging Face folder)                 --language-model
+  convnext_large_d_320_CocoPanopticOVDataset.pth        --class-embeddings coco_panoptic=FILE
+
+Nothing in these files is run. Every tensor is accounted for: missing and surplus ones are named, and then nothing is
+written.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their arguments."""
+    top = argparse.ArgumentParser(prog="omg_llava", description="Checkpoints of OMG-LLaVA.")
+    commands = top.add_subparsers(dest="command", required=True)
+    convert = commands.add_parser(
+        "convert",
+        help="make a model's folder from the official files",
+        description=_CONVERT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    convert.add_argument("--omg-seg", type=Path, required=True, metavar="FILE", help="omg_seg_convl.pth")
+    convert.add_argument("--omg-llava", type=Path, required=True, metavar="FILE", help="the OMG-LLaVA checkpoint")
+    convert.add_argument("--language-model", type=Path, required=True, metavar="FOLDER", help="its language model")
+    convert.add_argument(
+        "--class-embeddings",
+        action="append",
+        default=[],
+        metavar="LABELS=FILE",
+        help="class-name embeddings: coco_panoptic, vipseg or a JSON file of classes, = their file; may be repeated",
+    )
+    convert.add_argument(
+        "--open-clip", type=Path, metavar="FILE", help="OpenCLIP's file, where OMG-Seg's has no backbone"
+    )
+    convert.add_argument(
+        "--config", default="omg_llava_7b", help=f"sizes: {', '.join(config_names())}, or a JSON file (omg_llava_7b)"
+    )
+    convert.add_argument(
+        "--keep-lora", action="store_true", help="leave the adapters beside the base weights, as four_bit wants them"
+    )
+    convert.add_argument("--lora-factor", type=float, default=0.5, help="alpha / rank (0.5)")
+    convert.add_argument("--dtype", choices=DTYPES, help="of the language model; left out: as stored")
+    convert.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="must not exist")
+    info = commands.add_parser("info", help="what a model's folder holds, and whether it is whole")
+    info.add_argument("folder", type=Path)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command: 0, or 2 with a message for a mistake of the user."""
+    try:
+        return run(arguments)
+    except ModelError as error:
+        print(f"omg_llava: {error}", file=sys.stderr)
+        return 2
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Raises `ModelError` for a mistake of the user."""
+    given = parser().parse_args(arguments)
+    if given.command == "info":
+        from omg_llava.describe import describe
+
+        print("\n".join(f"{name}: {value}" for name, value in describe(given.folder).items()))
+        return 0
+    return _convert(given)
+
+
+def _convert(given: argparse.Namespace) -> int:
+    from omg_llava.conversion.convert import ConversionOptions, convert
+    from omg_llava.conversion.sources import Sources
+
+    sources = Sources(
+        given.omg_seg, given.omg_llava, given.language_model, _embeddings(given.class_embeddings), given.open_clip
+    )
+    options = ConversionOptions(
+        keep_lora=given.keep_lora, lora_factor=given.lora_factor, dtype=DTYPES.get(given.dtype) if given.dtype else None
+    )
+    config = convert(sources, given.out, _base_config(given.config), options)
+    decoder = "its own" if config.seg_token.own_decoder else "the frozen"
+    print(f"{given.out}: {config.name}, [SEG] decoded by {decoder} decoder")
+    return 0
+
+
+def _embeddings(pairs: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for pair in pairs:
+        labels, equals, file = pair.partition("=")
+        if not (labels and equals and file):
+            raise ModelError(f"--class-embeddings {pair!r}", expected="LABELS=FILE, such as coco_panoptic=FILE.pth")
+        if labels in found:
+            raise ModelError(f"--class-embeddings names {labels} twice", expected="each label space once")
+        found[labels] = Path(file)
+    return found
+
+
+def _base_config(name: str) -> OmgLlavaConfig:
+    return load_config(name) if name in config_names() else read_config(Path(name))

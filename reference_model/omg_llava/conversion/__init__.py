@@ -1,0 +1,1 @@
+"""Official checkpoints to one folder that `omg_llava.checkpoint.load_model` loads."""

@@ -1,0 +1,40 @@
+"""The language model in 4 bits, as every official evaluation ran it (spec 6.1): NF4, double quantisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from omg_llava.errors import ModelError
+from omg_llava.model import OmgLlava
+
+
+def quantize_4bit(model: OmgLlava, *, compute_dtype: torch.dtype) -> None:
+    """Replace the linear layers of the language model, the head and adapters excepted, in place.
+
+    Raises:
+        ModelError: bitsandbytes is not installed.
+    """
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise ModelError("4 bits need bitsandbytes", hint="pip install bitsandbytes, or leave four_bit out") from None
+    for parent in list(model.llm.model.modules()):
+        if hasattr(parent, "lora_A"):
+            children = {"base_layer": parent.base_layer}
+        else:
+            children = {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
+        for name, linear in children.items():
+            small = bitsandbytes.nn.Linear4bit(
+                linear.in_features,
+                linear.out_features,
+                bias=linear.bias is not None,
+                compute_dtype=compute_dtype,
+                compress_statistics=True,
+                quant_type="nf4",
+            )
+            small.weight = bitsandbytes.nn.Params4bit(
+                linear.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4"
+            )
+            small.bias = linear.bias
+            setattr(parent, name, small)
