@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import omg_llava.command
 import pytest
+
+import omg_llava.command
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

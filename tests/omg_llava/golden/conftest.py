@@ -22,6 +22,10 @@ from omg_llava.conversion.convert import ConversionOptions, convert
 from omg_llava.conversion.sources import Sources
 from omg_llava.model import OmgLlava
 
+COMPARED: set[tuple[str, str]] = set()
+"""File and tensor of every comparison of this process."""
+ELSEWHERE = ("h_vpq",)
+"""Compared by the tests of the metric."""
 REPOSITORY = Path(__file__).resolve().parents[3]
 RTOL = 1e-4
 
@@ -82,9 +86,14 @@ class Stage:
             if match:
                 yield match, tensor
 
+    def recorded(self, name: str) -> torch.Tensor:
+        """A tensor that the caller compares."""
+        COMPARED.add((self.name, name))
+        return self.tensors[name]
+
     def check(self, name: str, found: torch.Tensor, where: torch.Tensor | None = None) -> None:
         """`found` equals the recorded tensor within its stated tolerance; `where` limits the comparison."""
-        expected, rule = self.tensors[name], self.tolerances[name]
+        expected, rule = self.recorded(name), self.tolerances[name]
         assert found.shape == expected.shape, f"{name}: {tuple(found.shape)} is not {tuple(expected.shape)}"
         if where is not None:
             found, expected = found[where], expected[where]
@@ -116,6 +125,24 @@ def goldens() -> Goldens:
     if not (folder / "weights.safetensors").exists():
         pytest.skip(f"no recorded tensors in {folder}: set OMGBENCH_GOLDENS")
     return Goldens(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _every_tensor_is_compared(request: pytest.FixtureRequest, goldens: Goldens) -> Iterator[None]:
+    """A run of all of these tests in one process has compared every recorded tensor that is not an input."""
+    yield
+    here = Path(__file__).parent
+    ran = {item.path for item in request.session.items if item.path.parent == here}
+    config = request.config
+    if ran < set(here.glob("test_*.py")) or config.getoption("keyword") or hasattr(config, "workerinput"):
+        return
+    recorded = {
+        (stage, name)
+        for stage, rules in goldens.tolerances.items()
+        for name, rule in rules.items()
+        if rule != "input" and stage not in ELSEWHERE
+    }
+    assert not recorded - COMPARED, f"never compared: {sorted(recorded - COMPARED)}"
 
 
 @pytest.fixture(scope="session")

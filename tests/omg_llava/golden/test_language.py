@@ -118,6 +118,9 @@ def test_generation(goldens: Any, assistant: Assistant, images: list[torch.Tenso
     stage.check("step_logits", torch.stack(result.logits))
     prompt = model.read(embeds[None], torch.ones(1, len(embeds), dtype=torch.bool), torch.arange(len(embeds))[None])
     stage.check("last_hidden", torch.cat((prompt.last[0], torch.stack(result.states[1:]))))
+    if not result.seg_states:
+        assert model.special.seg not in result.ids[:-1]
+        return
     states = torch.stack(result.seg_states)
     stage.check("seg_hidden", states)
     stage.check("seg_query", torch.cat(model.text_projector(states), dim=-1))

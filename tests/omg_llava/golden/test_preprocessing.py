@@ -42,8 +42,8 @@ def test_points_and_boxes_move_with_the_picture(goldens: Any) -> None:
     for match, points in stage.matching(r"(\w+)_points"):
         frame = _frame(stage, match[1])
         scale = frame.side / frame.edge
-        torch.testing.assert_close(frame.points_xy(points) / scale, stage[f"{match[1]}_points_padded"])
+        torch.testing.assert_close(frame.points_xy(points) / scale, stage.recorded(f"{match[1]}_points_padded"))
+        boxes = stage.recorded(f"{match[1]}_boxes_padded")
         moved = frame.boxes_xyxy(stage[f"{match[1]}_boxes"]) / scale
-        torch.testing.assert_close(moved[:, :2], stage[f"{match[1]}_boxes_padded"][:, :2])
-        recorded_second = stage[f"{match[1]}_boxes_padded"][:, 2:]
-        torch.testing.assert_close(moved[:, 2:], recorded_second + torch.tensor([frame.left, frame.top]))
+        torch.testing.assert_close(moved[:, :2], boxes[:, :2])
+        torch.testing.assert_close(moved[:, 2:], boxes[:, 2:] + torch.tensor([frame.left, frame.top]))
