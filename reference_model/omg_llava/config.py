@@ -171,7 +171,10 @@ class ClassConfig:
 
 @dataclass(frozen=True, slots=True)
 class OmgLlavaConfig:
-    """All of it. See the parts."""
+    """All of it. See the parts.
+
+    The first of `class_sets` scores the objects for the perception prior: COCO panoptic in the released models.
+    """
 
     name: str
     language: LanguageConfig

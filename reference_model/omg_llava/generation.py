@@ -112,7 +112,7 @@ class _Batch:
         self.rows = list(rows)
         self.results = [Generated() for _ in rows]
         self.active = list(range(len(rows)))
-        self.samplers = [_Sampler(row.sampling, row.embeds.device) for row in rows]
+        self.samplers = [_Sampler(row.sampling) for row in rows]
         self.cache, prefix_mask = _batched_prefixes([row.prefix for row in rows])
         embeds, own_mask = _left_padded([row.embeds for row in rows])
         self.mask = torch.cat((prefix_mask, own_mask), dim=1)
@@ -124,17 +124,18 @@ class _Batch:
     def step(self) -> torch.Tensor:
         """Choose a token for each active row, (n, 1), and note it."""
         logits = self.llm.lm_head(self.hidden.last[:, -1]).float()
-        chosen = []
+        # One trip from the device for all greedy rows.
+        chosen: list[int] = logits.argmax(dim=-1).tolist()
         for place, index in enumerate(self.active):
             result, row = self.results[index], self.rows[index]
-            token = self.samplers[index].choose(logits[place])
+            if row.sampling.temperature > 0:
+                chosen[place] = self.samplers[index].choose(logits[place])
             if self.trace:
                 result.logits.append(logits[place])
                 result.states.append(self.hidden.last[place, -1])
-            result.ids.append(token)
+            result.ids.append(chosen[place])
             if row.stop.ends(result.ids):
                 result.finish = "stop"
-            chosen.append(token)
         return torch.tensor(chosen, device=logits.device)[:, None]
 
     def drop_finished(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -198,16 +199,14 @@ def score_continuations(
 
 
 class _Sampler:
-    """Chooses the next token of one row."""
+    """Draws the next token of one row."""
 
-    def __init__(self, sampling: Sampling, device: torch.device) -> None:
+    def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
         self.random = torch.Generator(device="cpu").manual_seed(sampling.seed)
 
     def choose(self, logits: torch.Tensor) -> int:
         """From float32 logits (vocabulary,)."""
-        if self.sampling.temperature <= 0:
-            return int(logits.argmax())
         top, ids = logits.div(self.sampling.temperature).topk(min(self.sampling.top_k, len(logits)))
         shares = top.softmax(dim=-1).cpu()
         # The smallest set whose probability reaches top_p, at least one token.

@@ -64,7 +64,8 @@ class SegState(nn.Module):
         states = output.hidden_states
         if self.concat is None:
             return torch.stack(states).mean(dim=0)
-        mixed: torch.Tensor = self.concat(torch.cat([states[index] for index in self.layers], dim=-1))
+        side_by_side = torch.cat([states[index] for index in self.layers], dim=-1)
+        mixed: torch.Tensor = self.concat(side_by_side.to(self.concat.weight.dtype))
         return mixed
 
 

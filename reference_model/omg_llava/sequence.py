@@ -59,6 +59,10 @@ class Placeholders:
             )
         return embeddings
 
+    def skip_image(self) -> None:
+        """Leave out the next picture."""
+        next(self._queues[IMAGE], None)
+
     def check_all_used(self) -> None:
         """Raise `ModelError` when something was given that no placeholder stands for."""
         for token, queue in self._queues.items():
@@ -89,11 +93,18 @@ def splice(
 def splice_batch(
     ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor, embed: Embed, placeholders: Placeholders
 ) -> SplicedBatch:
-    """A right-padded batch of ids, masks and labels (B, L) as training and whole-sequence evaluation need it."""
-    rows = [
-        splice(row[mask], row_labels[mask], embed, placeholders)
-        for row, mask, row_labels in zip(ids, attention_mask.bool(), labels, strict=True)
-    ]
+    """A right-padded batch of ids, masks and labels (B, L) as training and whole-sequence evaluation need it.
+
+    Every row has a picture. One whose text does not speak of it leaves it unused; prompts it has none (official).
+    """
+    rows = []
+    for row, mask, row_labels in zip(ids, attention_mask.bool(), labels, strict=True):
+        kept, kept_labels = row[mask], row_labels[mask]
+        if (kept == IMAGE).any():
+            rows.append(splice(kept, kept_labels, embed, placeholders))
+        else:
+            placeholders.skip_image()
+            rows.append((embed(kept), kept_labels))
     length = max(len(embeds) for embeds, _ in rows)
     positions = torch.arange(length, device=ids.device)
     lengths = torch.tensor([len(embeds) for embeds, _ in rows], device=ids.device)
