@@ -1,4 +1,4 @@
-"""Official files in, a folder that loads and answers out; and what becomes of files that are not what they should be."""
+"""Official files in, a folder that loads and answers out; and files that are not what they should be."""
 
 from __future__ import annotations
 
