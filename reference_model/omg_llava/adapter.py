@@ -194,10 +194,10 @@ class OmgLlavaAdapter:
             prepared: list[tuple[Request, Prepared]] = []
             for request in waiting:
                 made = self._prepared(request, round_number)
-                if isinstance(made, Response):
-                    yield made
-                else:
+                if not isinstance(made, Response):
                     prepared.append((request, made))
+                elif request.id not in asked:
+                    yield made
             replies = self._ready.assistant.answer([made for _, made in prepared])
             for (request, _), reply in zip(prepared, replies, strict=True):
                 asked[request.id] = (request, reply)

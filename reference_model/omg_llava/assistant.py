@@ -58,8 +58,7 @@ class Look:
 
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        own = self.image_tokens.numel() * self.image_tokens.element_size()
-        return self.percept.features.nbytes() + self.prefix.nbytes() + own
+        return self.percept.nbytes() + self.image_tokens.nbytes + self.prefix.nbytes()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,8 +163,8 @@ class Assistant:
         row = self._row(look, question)
         ids = [self.tokenizer.encode(choice, add_special_tokens=False) for choice in choices]
         for choice, tokens in zip(choices, ids, strict=True):
-            if not tokens:
-                raise ModelError(f"the choice {choice!r} has no tokens", expected="some text")
+            if not tokens or {self.model.special.region, self.model.special.mark} & set(tokens):
+                raise ModelError(f"the choice {choice!r}", expected="some text, without <region> and <mark>")
         longest = max(len(tokens) for tokens in ids)
         check_length(row.prefix.length + len(row.embeds) + longest, self.model.config.language.max_positions)
         sums = score_continuations(self.model.llm, self.model.seg_state, row.prefix, row.embeds, ids)
@@ -183,6 +182,8 @@ class Assistant:
     def _row(self, look: Look, question: Question) -> Row:
         """A question as input embeddings behind the picture's prefix."""
         turns = [*question.history, Turn("user", question.text)]
+        if turns[0].role != "user":
+            raise ModelError("the history begins with the assistant", expected="the user first, who shows the picture")
         ids = encode(self.tokenizer, conversation_text(self.template, turns, has_image=True), has_image=True)
         own = self._ids(ids[ids.index(IMAGE) + 1 :])
         self._check_ids(own, question)

@@ -42,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="LABELS=FILE",
-        help="class-name embeddings of coco_panoptic, vipseg or a JSON file of classes; may be repeated; the first one "
-        "scores the objects (coco_panoptic in the official model)",
+        help="class-name embeddings of coco_panoptic, vipseg or a JSON file of classes; may be repeated; the first, or "
+        "coco_panoptic, scores the objects",
     )
     convert.add_argument(
         "--open-clip", type=Path, metavar="FILE", help="OpenCLIP's file, where OMG-Seg's has no backbone"

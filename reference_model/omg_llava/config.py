@@ -173,7 +173,9 @@ class ClassConfig:
 class OmgLlavaConfig:
     """All of it. See the parts.
 
-    The first of `class_sets` scores the objects for the perception prior: COCO panoptic in the released models.
+    Attributes:
+        prior_class_set: the label space that scores objects for the perception prior, COCO panoptic in the released
+            models; None = the first of `class_sets`.
     """
 
     name: str
@@ -184,10 +186,14 @@ class OmgLlavaConfig:
     projector: ProjectorConfig = ProjectorConfig()
     seg_token: SegTokenConfig = SegTokenConfig()
     class_sets: tuple[ClassSetConfig, ...] = field(default=())
+    prior_class_set: str | None = None
 
     def __post_init__(self) -> None:
-        if self.image.side % 64 or self.image.side <= 0:
-            raise ModelError(f"image.side is {self.image.side}", expected="a positive multiple of 64")
+        cell = 32 * self.projector.pixel_shuffle
+        if self.projector.pixel_shuffle < 1 or self.image.side <= 0 or self.image.side % cell:
+            raise ModelError(f"image.side is {self.image.side}", expected="a positive multiple of 32 * pixel_shuffle")
+        if self.prior_class_set not in (None, *(item.name for item in self.class_sets)):
+            raise ModelError(f"prior_class_set is {self.prior_class_set!r}", expected="one of class_sets")
         if self.segmenter.width % 32 or self.segmenter.width % self.segmenter.n_heads:
             raise ModelError(f"segmenter.width is {self.segmenter.width}", expected="a multiple of 32 and of n_heads")
         if len(self.backbone.depths) != 4 or len(self.backbone.widths) != 4:

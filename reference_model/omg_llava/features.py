@@ -54,9 +54,10 @@ class VisualFeatures:
 
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        tensors = [self.mask_features, self.stride32]
-        tensors += [tensor for level in self.levels for tensor in (level.tokens, level.positions)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        # Positions are shared by all pictures of one size.
+        return sum(
+            item.nbytes for item in (self.mask_features, self.stride32, *(level.tokens for level in self.levels))
+        )
 
 
 def clip_features(

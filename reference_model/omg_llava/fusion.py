@@ -92,13 +92,15 @@ def panoptic_segments(
     for query, won, own in _areas(kept, scores, masks_of):
         won_px, own_px = int(won.sum()), int(own.sum())
         mask = won & own if settings.filter_low_score else won
-        if own_px == 0 or won_px / own_px < settings.iou_threshold or not mask.any():
+        if won_px == 0 or own_px == 0 or won_px / own_px < settings.iou_threshold:
             continue
         label = int(labels[query])
         if label < n_things:
             n_instances += 1
-        instance = n_instances if label < n_things else 0
-        segments.append(Segment(query, label, instance, float(scores[query]), mask))
+        # A thing that the low-score filter leaves nothing of has used up its number all the same (official).
+        if mask.any():
+            instance = n_instances if label < n_things else 0
+            segments.append(Segment(query, label, instance, float(scores[query]), mask))
     return segments
 
 

@@ -37,7 +37,7 @@ class Prefix:
 
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return sum(tensor.numel() * tensor.element_size() for pair in self.layers for tensor in pair)
+        return sum(tensor.nbytes for pair in self.layers for tensor in pair)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Generated:
 
     Attributes:
         ids: new tokens, the one that ended it included.
-        seg_states: (S, D), hidden states at generated `[SEG]` tokens *as input*. A `[SEG]` that the token limit made
+        seg_states: (D,) each, hidden states at generated `[SEG]` tokens *as input*. A `[SEG]` that the token limit made
             the last one was never put in: it has no state and no mask, as in the official scripts.
         finish: whether it ended by itself.
         states, logits: of every step, where a trace was asked for.

@@ -29,13 +29,17 @@ class Percept:
 
     Attributes:
         features: what masks are decoded from (a batch of one).
-        objects: the object queries, decoded.
+        objects: (Q, 2C), embeddings of the object queries.
         prior: the perception prior and which objects get a token.
     """
 
     features: VisualFeatures
-    objects: Decoded
+    objects: torch.Tensor
     prior: PerceptionPrior
+
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return self.features.nbytes() + self.objects.nbytes + self.prior.nbytes()
 
 
 class ClassEmbeddings(nn.Module):
@@ -78,36 +82,36 @@ class OmgLlava(nn.Module):
         return self.projector.separator.weight.device
 
     def prototypes(self, class_set: str | None = None) -> torch.Tensor:
-        """Class-name embeddings (K, P, D) of a label space; the first one where none is named."""
-        names = list(self.class_sets)
-        if not names or (class_set is not None and class_set not in names):
+        """Class-name embeddings (K, P, D) of a label space; where none is named, of the one that scores the objects for
+        the perception prior.
+        """
+        name = class_set or self.config.prior_class_set or next(iter(self.class_sets), "")
+        if name not in self.class_sets:
+            names = ", ".join(self.class_sets)
             raise ModelError(
-                f"the checkpoint has no class embeddings {class_set!r}" if names else "no class embeddings are there",
-                expected=", ".join(names) or "a checkpoint converted with --class-embeddings",
+                f"the checkpoint has no class embeddings {name!r}" if names else "no class embeddings are there",
+                expected=names or "a checkpoint converted with --class-embeddings",
             )
-        chosen = self.class_sets[class_set or names[0]]
+        chosen = self.class_sets[name]
         assert isinstance(chosen, ClassEmbeddings)
         return chosen.prototypes
 
     def perceive(self, pixels: torch.Tensor) -> list[Percept]:
         """Pictures (B, 3, side, side) as `square_pixels` gives them. One percept each."""
         features = self.perception.features(pixels)
-        objects = self.perception.objects(features)
-        logits = self.perception.class_logits(objects.queries, objects.mask_logits, features, self.prototypes())
-        return [
-            Percept(
-                features.of(index),
-                Decoded(objects.queries[here], objects.positions[here], objects.mask_logits[here]),
-                perception_prior(logits[index], objects.mask_logits[index, :, 0], objects.embedding[index]),
-            )
-            for index in range(len(pixels))
-            for here in [slice(index, index + 1)]
-        ]
+        decoded = self.perception.objects(features)
+        logits = self.perception.class_logits(decoded.queries, decoded.mask_logits, features, self.prototypes())
+        cell_px = 32 * self.config.projector.pixel_shuffle
+        percepts = []
+        for index, embeddings in enumerate(decoded.embedding):
+            prior = perception_prior(logits[index], decoded.mask_logits[index, :, 0], embeddings, cell_px)
+            percepts.append(Percept(features.of(index), embeddings, prior))
+        return percepts
 
     def image_tokens(self, percept: Percept) -> torch.Tensor:
         """What the language model sees of a picture, (V, D) float32."""
         folded = fold(percept.features.stride32[0, 0], self.config.projector.pixel_shuffle)
-        objects = percept.objects.embedding[0][percept.prior.kept]
+        objects = percept.objects[percept.prior.kept]
         return self.projector.image_tokens(folded, percept.prior.prior, objects)
 
     def prompt_tokens(self, percept: Percept, prompts: PromptSet) -> torch.Tensor:

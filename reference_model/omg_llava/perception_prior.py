@@ -11,9 +11,6 @@ from dataclasses import dataclass
 
 import torch
 
-_CELL = 64
-"""Pixels along the edge of a token's cell: stride 32, folded by 2."""
-
 
 @dataclass(frozen=True, slots=True)
 class PerceptionPrior:
@@ -33,16 +30,21 @@ class PerceptionPrior:
     owner: torch.Tensor
     kept: torch.Tensor
 
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return sum(item.nbytes for item in (self.foreground_score, self.weights, self.prior, self.owner, self.kept))
+
 
 def perception_prior(
-    class_logits: torch.Tensor, mask_logits: torch.Tensor, embeddings: torch.Tensor
+    class_logits: torch.Tensor, mask_logits: torch.Tensor, embeddings: torch.Tensor, cell_px: int
 ) -> PerceptionPrior:
     """The prior from class logits (Q, K + 1), mask logits (Q, H / 4, W / 4) and query embeddings (Q, 2C).
 
-    H and W are multiples of 64.
+    `cell_px` is the edge of a pixel token's cell, 64 in the released models: stride 32, folded by 2. H and W are
+    multiples of it.
     """
     score = class_logits.softmax(dim=-1)[:, :-1].amax(dim=-1)
-    weights = cell_probabilities(mask_logits, 0.5 * score + 0.5)
+    weights = cell_probabilities(mask_logits, 0.5 * score + 0.5, cell_px)
     # The softmax runs over values in 0..1, not logits, and over all queries: weights differ by a factor e at most.
     shares = weights.flatten(1).softmax(dim=0)
     owner = weights.flatten(1).argmax(dim=0)
@@ -51,19 +53,19 @@ def perception_prior(
     return PerceptionPrior(score, weights, shares.T @ embeddings, owner, kept)
 
 
-def cell_probabilities(mask_logits: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """`factor` (Q,) times the mask's probability in each token's cell, (Q, H / 64, W / 64).
+def cell_probabilities(mask_logits: torch.Tensor, factor: torch.Tensor, cell_px: int) -> torch.Tensor:
+    """`factor` (Q,) times the mask's probability in each token's cell, (Q, H / cell_px, W / cell_px).
 
     The official code enlarges the logits fourfold to the input's size, takes the sigmoid and shrinks bilinearly to the
-    token grid. Shrinking by 64 without smoothing reads the four pixels in the middle of each cell and nothing else, so
-    only those are made: 4 x 256 values per query in place of a million.
+    token grid. Shrinking without smoothing reads the four pixels in the middle of each cell and nothing else, so only
+    those are made: 4 x 256 values per query in place of a million.
     """
-    step = _CELL // 4
+    step = cell_px // 4
     n, height, width = mask_logits.shape
     blocks = mask_logits.view(n, height // step, step, width // step, step)
     middle = slice(step // 2 - 1, step // 2 + 1)
     corners = blocks[:, :, middle][..., middle]
-    # Pixels 31 and 32 of a cell lie at 7.375 and 7.625 on the grid of stride 4.
+    # The two middle pixels of a cell, 31 and 32 of 64, lie at 7.375 and 7.625 on the grid of stride 4.
     mix = torch.tensor([[0.625, 0.375], [0.375, 0.625]], device=mask_logits.device, dtype=mask_logits.dtype)
     pixels = torch.einsum("ai,nyixj,bj->nyxab", mix, corners, mix)
     return (pixels.sigmoid() * factor[:, None, None, None, None]).mean(dim=(-2, -1))

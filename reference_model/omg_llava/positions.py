@@ -7,6 +7,7 @@ One rule for all: a number becomes n values, sines at even and cosines at odd pl
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 
@@ -33,9 +34,12 @@ def grid_code(height: int, width: int, channels: int, device: torch.device) -> t
     return torch.cat((rows, columns), dim=-1)
 
 
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def clip_code(n_frames: int, height: int, width: int, channels: int, device: torch.device) -> torch.Tensor:
     """(n_frames, height, width, channels): the place's code plus the frame's. A single picture is a clip of one frame
-    and carries that frame's code everywhere, as the official decoder does.
+    and carries that frame's code everywhere, as the official decoder does. Kept from picture to picture: do not change
+    the result.
     """
     frames = sine_code(_steps(n_frames, device), channels)
     return grid_code(height, width, channels, device)[None] + frames[:, None, None]

@@ -20,11 +20,12 @@ def quantize_4bit(model: OmgLlava, *, compute_dtype: torch.dtype) -> None:
     except ImportError:
         raise ModelError("4 bits need bitsandbytes", hint="pip install bitsandbytes, or leave four_bit out") from None
     for parent in list(model.llm.model.modules()):
-        if hasattr(parent, "lora_A"):
-            children = {"base_layer": parent.base_layer}
-        else:
-            children = {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
-        for name, linear in children.items():
+        # peft keeps its two factors in dictionaries of modules.
+        if isinstance(parent, nn.ModuleDict):
+            continue
+        for name, linear in list(parent.named_children()):
+            if type(linear) is not nn.Linear:
+                continue
             small = bitsandbytes.nn.Linear4bit(
                 linear.in_features,
                 linear.out_features,

@@ -22,6 +22,7 @@ from omg_llava.vocabulary import ADDED_TOKENS
 
 OFFICIAL_LORA_FACTOR = 0.5
 """alpha / rank = 256 / 512. The checkpoints hold the matrices but not alpha."""
+_OFFICIAL_PRIOR = "coco_panoptic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,11 @@ def _with_class_sets(config: OmgLlavaConfig, sources: Sources) -> tuple[OmgLlava
     sets = tuple(class_set for class_set, _ in read)
     if len({item.name for item in sets}) < len(sets):
         raise ModelError("two label spaces of one name", expected="each name once")
-    return dataclasses.replace(config, class_sets=sets), {item.name: tensor for item, tensor in read}
+    names = [item.name for item in sets]
+    # What the released models were trained with, wherever it stands among the label spaces.
+    scoring = _OFFICIAL_PRIOR if _OFFICIAL_PRIOR in names else names[0]
+    config = dataclasses.replace(config, class_sets=sets, prior_class_set=scoring)
+    return config, {item.name: tensor for item, tensor in read}
 
 
 def _dtype(name: str, stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:

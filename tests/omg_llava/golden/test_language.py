@@ -15,10 +15,19 @@ from omg_llava.model import OmgLlava
 from omg_llava.preprocessing import SquareFrame
 from omg_llava.sequence import Placeholders, SplicedBatch, splice, splice_batch
 from omg_llava.stopping import StopRule
-from omg_llava.visual_prompts import PromptSet
 from omg_llava.vocabulary import IGNORED, IMAGE
 
+from .prompted import prompt_tokens
+
 pytestmark = pytest.mark.golden
+
+
+def test_special_tokens(goldens: Any, model: OmgLlava) -> None:
+    recorded, special = goldens.config["tokens"], model.special
+    assert (IMAGE, IGNORED) == (recorded["image"], recorded["ignore"])
+    for name in ("seg", "p_open", "p_close", "region", "mark"):
+        assert getattr(special, name) == recorded[name], name
+    assert recorded["embedding_rows"] == len(model.llm.get_input_embeddings().weight) == special.mark
 
 
 def test_projectors(goldens: Any, model: OmgLlava) -> None:
@@ -38,28 +47,11 @@ def images(goldens: Any, model: OmgLlava) -> list[torch.Tensor]:
         return [model.image_tokens(percept) for percept in percepts]
 
 
-def _prompt_tokens(stage: Any, model: OmgLlava, features: VisualFeatures) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens of the recorded region masks and points, each for the row whose placeholder it replaces."""
-    special = model.special
-    tokens = {}
-    for token, kind, name in ((special.region, "mask", "regions"), (special.mark, "point", "points")):
-        rows = (stage["input_ids"] == token).nonzero()[:, 0].tolist()
-        made = [
-            model.projector.prompt_tokens(
-                model.perception.prompted(features.of(row), PromptSet(kind, value[None], features.input_hw)).embedding[
-                    0
-                ]
-            )
-            for row, value in zip(rows, stage[name], strict=True)
-        ]
-        tokens[token] = torch.cat(made)
-    return tokens[special.region], tokens[special.mark]
-
-
 def _batch(stage: Any, model: OmgLlava, images: list[torch.Tensor], features: VisualFeatures) -> SplicedBatch:
-    regions, marks = _prompt_tokens(stage, model, features)
-    stage.check("region_embeddings", regions)
-    stage.check("mark_embeddings", marks)
+    regions, marks = (prompt_tokens(stage, model, features, name) for name in ("regions", "points"))
+    for name, tokens in (("region_embeddings", regions), ("mark_embeddings", marks)):
+        if name in stage:
+            stage.check(name, tokens)
     placeholders = Placeholders(model.special, images, regions, marks)
     batch = splice_batch(stage["input_ids"], stage["attention_mask"], stage["labels"], model.embed, placeholders)
     placeholders.check_all_used()
@@ -109,19 +101,24 @@ def _row(goldens: Any, assistant: Assistant, image: torch.Tensor, sampling: Samp
 
 def test_generation(goldens: Any, assistant: Assistant, images: list[torch.Tensor], features: VisualFeatures) -> None:
     """Through the cached prefix, as questions are answered."""
-    stage, model = goldens.stage("g_generate"), assistant.model
-    n_new = len(stage["sequences"])
-    row, embeds = _row(goldens, assistant, images[0], Sampling(max_new_tokens=n_new))
+    stage, model, eos = goldens.stage("g_generate"), assistant.model, goldens.config["tokens"]["eos"]
+    # An answer that ended by itself has to do so again, with room to go on.
+    limit = len(stage["sequences"]) + (int(stage["sequences"][-1]) == eos)
+    row, embeds = _row(goldens, assistant, images[0], Sampling(max_new_tokens=limit))
     stage.check("inputs_embeds", embeds[None])
     [result] = generate(model.llm, model.seg_state, [row], seg_id=model.special.seg, trace=True)
     stage.check("sequences", torch.tensor(result.ids))
     stage.check("step_logits", torch.stack(result.logits))
     prompt = model.read(embeds[None], torch.ones(1, len(embeds), dtype=torch.bool), torch.arange(len(embeds))[None])
-    stage.check("last_hidden", torch.cat((prompt.last[0], torch.stack(result.states[1:]))))
-    if not result.seg_states:
-        assert model.special.seg not in result.ids[:-1]
-        return
-    states = torch.stack(result.seg_states)
+    stage.check("last_hidden", torch.cat((prompt.last[0], *(state[None] for state in result.states[1:]))))
+    assert len(result.seg_states) == result.ids[:-1].count(model.special.seg)
+    if result.seg_states:
+        _check_generated_masks(stage, model, features, torch.stack(result.seg_states))
+    else:
+        assert all(len(stage.recorded(match[0])) == 0 for match, _ in stage.matching("seg_.*"))
+
+
+def _check_generated_masks(stage: Any, model: OmgLlava, features: VisualFeatures, states: torch.Tensor) -> None:
     stage.check("seg_hidden", states)
     stage.check("seg_query", torch.cat(model.text_projector(states), dim=-1))
     decoded = model.decode_seg(features.of(0), states)

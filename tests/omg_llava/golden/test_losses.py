@@ -21,7 +21,8 @@ from omg_llava.training.losses import (
     text_loss,
     uncertain_points,
 )
-from omg_llava.visual_prompts import PromptSet
+
+from .prompted import prompt_tokens
 
 pytestmark = pytest.mark.golden
 
@@ -67,18 +68,6 @@ def _points(stage: Any, n_steps: int) -> torch.Tensor:
     return torch.stack([stage[f"point_coords_{index}"] for index in range(n_steps)])
 
 
-def _prompt_tokens(stage: Any, model: OmgLlava, features: VisualFeatures, name: str, kind: Any) -> torch.Tensor:
-    token = {"regions": model.special.region, "points": model.special.mark}[name]
-    rows = (stage["input_ids"] == token).nonzero()[:, 0].tolist()
-    sets = [PromptSet(kind, value[None], features.input_hw) for value in stage[name]]
-    return torch.cat(
-        [
-            model.projector.prompt_tokens(model.perception.prompted(features.of(row), prompts).embedding[0])
-            for row, prompts in zip(rows, sets, strict=True)
-        ]
-    )
-
-
 def _stage_two(
     stage: Any, model: OmgLlava, percepts: list[Percept], features: VisualFeatures, settings: MaskLossConfig
 ) -> tuple[torch.Tensor, MaskLosses, torch.Tensor]:
@@ -86,10 +75,11 @@ def _stage_two(
     placeholders = Placeholders(
         model.special,
         [model.image_tokens(percept) for percept in percepts],
-        _prompt_tokens(stage, model, features, "regions", "mask"),
-        _prompt_tokens(stage, model, features, "points", "point"),
+        prompt_tokens(stage, model, features, "regions"),
+        prompt_tokens(stage, model, features, "points"),
     )
     batch = splice_batch(stage["input_ids"], stage["attention_mask"], stage["labels"], model.embed, placeholders)
+    placeholders.check_all_used()
     hidden = model.read(batch.embeds, batch.attention_mask, batch.position_ids)
     predictions = []
     for row, percept in enumerate(percepts):
@@ -124,23 +114,23 @@ def test_stage_two_and_its_gradients(
     stage.check("stage2_total", total[None].detach())
     total.backward()
     for name, parts in trainable.items():
-        recorded, rule = stage.recorded(f"grad:{name}"), stage.tolerances[f"grad:{name}"]
+        recorded, atol = stage.recorded(f"grad:{name}"), stage.atol(f"grad:{name}")
         for parameter, target in parts:
-            torch.testing.assert_close(
-                parameter.grad, target.take(recorded), atol=float(rule.split()[-1]), rtol=1e-4, msg=name
-            )
+            torch.testing.assert_close(parameter.grad, target.take(recorded), atol=atol, rtol=1e-4, msg=name)
 
 
 def test_points_are_drawn_as_officially(goldens: Any, settings: MaskLossConfig) -> None:
     stage = goldens.stage("i_losses")
-    draws = iter(range(sum(1 for _ in stage.matching(r"rand_\d+"))))
-    for match, logits in stage.matching(r"pred_mask_logits_(\d+)"):
-        chosen = uncertain_points(logits[:, 0], settings, lambda n, p: stage[f"rand_{next(draws)}"])
+    n_steps = sum(1 for _ in stage.matching(r"pred_mask_logits_\d+"))
+    draws = iter([stage[f"rand_{index}"] for index in range(sum(1 for _ in stage.matching(r"rand_\d+")))])
+    for index in range(n_steps):
+        chosen = uncertain_points(stage[f"pred_mask_logits_{index}"][:, 0], settings, lambda n, p: next(draws))
         # The official order of equally unsure points is that of a top-k, hence open: compare as sets.
-        expected = stage[f"point_coords_{match[1]}"]
+        expected = stage[f"point_coords_{index}"]
         assert chosen.shape == expected.shape
         for own, wanted in zip(chosen, expected, strict=True):
             assert set(map(tuple, own.tolist())) == set(map(tuple, wanted.tolist()))
+    assert n_steps and next(draws, None) is None
 
 
 def test_stage_one(goldens: Any, model: OmgLlava, percepts: list[Percept]) -> None:
@@ -151,13 +141,11 @@ def test_stage_one(goldens: Any, model: OmgLlava, percepts: list[Percept]) -> No
     batch = splice_batch(
         stage["stage1_input_ids"], stage["stage1_attention_mask"], stage["stage1_labels"], model.embed, placeholders
     )
+    placeholders.check_all_used()
     hidden = model.read(batch.embeds, batch.attention_mask, batch.position_ids)
     stage.check("stage1_loss", text_loss(model.logits(hidden.last), batch.labels)[None])
     embeddings = torch.cat(
-        [
-            percept.objects.embedding[0][aligned_queries(percept.prior.owner, len(percept.prior.kept))]
-            for percept in percepts
-        ]
+        [percept.objects[aligned_queries(percept.prior.owner, len(percept.prior.kept))] for percept in percepts]
     )
     stage.check("stage1_target", embeddings)
     reconstructed = torch.cat(model.text_projector(model.projector.query(embeddings)), dim=-1)
