@@ -114,7 +114,8 @@ def mask_decoder(config: OmgLlavaConfig, n_queries: int, *, isolated: bool) -> i
 def class_head(config: OmgLlavaConfig) -> int:
     """Classes of the object queries. A configuration without label spaces counts no class names."""
     width, n = config.segmenter.width, config.segmenter.n_queries
-    n_prototypes = sum(len(item.classes) * item.n_prototypes for item in config.class_sets[:1])
+    named = [item for item in config.class_sets if item.name == config.prior_class_set] or config.class_sets[:1]
+    n_prototypes = sum(len(item.classes) * item.n_prototypes for item in named)
     pooled = linear(n, cells(config, 4), width)
     layers = 3 * linear(n, width, width) + linear(n, width, config.backbone.clip_dim)
     return pooled + layers + linear(n, config.backbone.clip_dim, n_prototypes)

@@ -26,7 +26,7 @@ from omgbench.data.jsonfile import checked, put_once, read_json, require
 from omgbench.errors import UserError
 from omgbench.identity import request_fingerprint
 from omgbench.metrics.rle import check_rle
-from omgbench.runner.plan import _GEN_RULES
+from omgbench.runner.plan import GEN_RULES
 
 AUTO = "auto"
 INTENTS = tuple(intent for intent in Intent if intent is not Intent.SCORE_CHOICES)
@@ -187,9 +187,9 @@ def _gen_options(gen: GenOptions | Mapping[str, Any] | None) -> GenOptions:
         return gen
     values = dict(gen or {})
     for name, value in values.items():
-        if name not in _GEN_RULES:
-            raise UserError(f"unknown generation option {name!r}", expected=f"one of: {', '.join(sorted(_GEN_RULES))}")
-        is_right, expected = _GEN_RULES[name]
+        if name not in GEN_RULES:
+            raise UserError(f"unknown generation option {name!r}", expected=f"one of: {', '.join(sorted(GEN_RULES))}")
+        is_right, expected = GEN_RULES[name]
         if not is_right(value):
             raise UserError(f"generation option {name} is {value!r}", expected=expected, hint=f"--gen {name}=VALUE")
     if "stop" in values:

@@ -35,7 +35,7 @@ from omgbench.errors import UserError
 from omgbench.runner.ask import Asker
 from omgbench.runner.engine import load_model
 from omgbench.runner.progress import WarningsOnly
-from omgbench.runner.run import _DEVICE, _DTYPES
+from omgbench.runner.run import DEVICE_NAMES, DTYPE_NAMES
 
 
 class QuestionOptions(TypedDict, total=False):
@@ -145,10 +145,10 @@ class OpenModel:
 
 
 def _checked_placement(placement: Placement) -> Placement:
-    if not _DEVICE.fullmatch(placement.device):
+    if not DEVICE_NAMES.fullmatch(placement.device):
         raise UserError(f"--device {placement.device}", expected="auto, cpu, cuda, cuda:1 or mps")
-    if placement.dtype not in _DTYPES:
-        raise UserError(f"--dtype {placement.dtype}", expected=", ".join(_DTYPES))
+    if placement.dtype not in DTYPE_NAMES:
+        raise UserError(f"--dtype {placement.dtype}", expected=", ".join(DTYPE_NAMES))
     return placement
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,13 +96,17 @@ def ask(ctx: click.Context, /, as_json: bool, **options: Any) -> int:
     # What a model prints must not stand between the lines of the answer.
     with contextlib.redirect_stdout(sys.stderr):
         answer = _answer(options, _prompt_texts(ctx, options), quiet=as_json)
-    written = _write(answer, options["out"], options["masks_out"]) if answer.ok else []
-    if as_json:
-        value = _value(answer) | {"written": [str(path) for path in written]}
-        # JSON may hold the character DEL as it is.
-        click.echo(json.dumps(value, indent=1).replace("\x7f", "\\u007f"))
-    else:
-        _show(answer, written)
+    written: list[Path] = []
+    try:
+        written = _write(answer, options["out"], options["masks_out"]) if answer.ok else []
+    finally:
+        # An answer that took minutes is not lost over a place that cannot be written.
+        if as_json:
+            value = _value(answer) | {"written": [str(path) for path in written]}
+            # JSON may hold the character DEL as it is.
+            click.echo(json.dumps(value, indent=1).replace("\x7f", "\\u007f"))
+        else:
+            _show(answer, written)
     return 0 if answer.ok else EXIT_INCOMPLETE
 
 
@@ -148,6 +153,13 @@ def _check_masks_out(folder: Path, force: bool) -> None:
 def _check_parent(path: Path, option: str) -> None:
     if not path.parent.is_dir():
         raise UserError(f"{option} {path}: there is no folder {path.parent}", hint="make the folder, or name another")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{option} {path}: {path.parent} cannot be written to: {error.strerror}", hint="name another folder"
+        ) from None
 
 
 def _prompt_texts(ctx: click.Context, options: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from omgbench.contract import Capabilities, Model, ModelDied, ModelIdentity, Placement, Status
-from omgbench.errors import OmgbenchError, PluginError
+from omgbench.errors import OmgbenchError, PluginError, UserError
 from omgbench.identity import code_fingerprint, fingerprint
 from omgbench.runner.ask import Asker
 from omgbench.runner.journal import JournalWriter, Session
@@ -77,7 +77,7 @@ def load_model(model: Model, placement: Placement) -> LoadedModel:
         code = code_fingerprint(model)
         used = model.load(placement)
         return LoadedModel(_checked_identity(model), code, used if isinstance(used, Placement) else placement)
-    except PluginError:
+    except UserError:
         raise
     except (Exception, SystemExit) as error:
         raise PluginError(

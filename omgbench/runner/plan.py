@@ -179,7 +179,7 @@ def _check_options(cell: Cell, options: PlanOptions) -> None:
     for name, value in options.gen:
         if name not in known:
             raise UserError(f"unknown generation option {name!r}", expected=f"one of: {', '.join(sorted(known))}")
-        is_right, expected = _GEN_RULES[name]
+        is_right, expected = GEN_RULES[name]
         if not is_right(value):
             raise UserError(f"generation option {name} is {value!r}", expected=expected, hint=f"--gen {name}=VALUE")
     _template_text(cell, options)
@@ -189,7 +189,7 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_GEN_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+GEN_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_new_tokens": (lambda value: _is_whole(value) and value >= 1, "a whole number, 1 or more"),
     "num_beams": (lambda value: _is_whole(value) and value >= 1, "a whole number, 1 or more"),
     "seed": (_is_whole, "a whole number"),

@@ -26,8 +26,8 @@ from omgbench.selection import Cell, select
 from omgbench.store import ResultRecord
 
 DEFAULT_OUT = "omgbench_runs"
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,4})?")
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICE_NAMES = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,4})?")
+DTYPE_NAMES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +151,10 @@ def _check(request: RunRequest) -> None:
     if request.timeout_s is not None and not request.timeout_s > 0:
         raise UserError(f"--timeout {request.timeout_s:g}", expected="seconds, above 0")
     placement = request.placement
-    if not _DEVICE.fullmatch(placement.device):
+    if not DEVICE_NAMES.fullmatch(placement.device):
         raise UserError(f"--device {placement.device}", expected="auto, cpu, cuda, cuda:1 or mps")
-    if placement.dtype not in _DTYPES:
-        raise UserError(f"--dtype {placement.dtype}", expected=", ".join(_DTYPES))
+    if placement.dtype not in DTYPE_NAMES:
+        raise UserError(f"--dtype {placement.dtype}", expected=", ".join(DTYPE_NAMES))
     in_processes = request.workers > 0 or request.timeout_s is not None
     if in_processes and not isinstance(request.model, str):
         raise UserError(

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
 from omg_llava import wording
-from omg_llava.answers import SEG, read_grounded_text, read_region_caption
+from omg_llava.answers import read_grounded_text, read_region_caption
 from omg_llava.errors import ModelError
 from omg_llava.look_cache import LookCache
+from omg_llava.vocabulary import MARK, REGION, SEG
 from omgbench.contract import (
     Box,
     BoxPrompt,
@@ -32,6 +34,7 @@ from omgbench.contract import (
     PointPrompt,
     Request,
     Response,
+    Rle,
     Span,
     Status,
     VisualPrompt,
@@ -41,6 +44,7 @@ from omgbench.metrics.rle import mask_to_rle, rle_to_mask, tight_box_xyxy, union
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
     from omg_llava.assistant import Assistant, Look, Prepared, Question, Reply
     from omg_llava.config import ClassSetConfig
@@ -49,8 +53,8 @@ if TYPE_CHECKING:
     from omg_llava.universal import UniversalSegmenter, View
 
 ADAPTER_VERSION = "1"
-_LIBRARIES = ("torch", "transformers", "tokenizers", "pillow", "numpy")
-_PLACEHOLDER = re.compile(r"<region>|<mark>")
+_LIBRARIES = ("torch", "transformers", "tokenizers", "pillow", "numpy", "scipy")
+_PLACEHOLDER = re.compile(f"{REGION}|{MARK}")
 _TEXT_INTENTS = frozenset(
     (Intent.CHAT, Intent.REFER_SEGMENT, Intent.REFER_BOX, Intent.GROUNDED_CAPTION, Intent.REGION_CAPTION)
 )
@@ -61,11 +65,14 @@ class OmgLlavaAdapter:
 
     Args:
         weights: the folder.
-        four_bit: the language model's layers in NF4, as the official scripts run it; wants bitsandbytes and
-            adapters that were kept apart.
+        four_bit: the language model's layers in NF4, as the official scripts run it; wants bitsandbytes, and adapters
+            kept apart (--keep-lora) to be the official sum.
         grounded_questions: how many of the six official questions are asked, one after the other, until an answer
             holds a mask (grounded captions; the official script asks all six).
         cache_mb: most memory held for pictures seen lately, in MiB.
+        clip_ids: what the segments of a clip are numbered by. "official": class and instance count within a frame, so
+            that later objects move up where one is missing, as the official video numbers have it. "query": the
+            tracked query, one object one number.
     """
 
     def __init__(
@@ -75,12 +82,19 @@ class OmgLlavaAdapter:
         four_bit: bool = False,
         grounded_questions: int = len(wording.GROUNDED_CAPTION),
         cache_mb: int = 1024,
+        clip_ids: Literal["official", "query"] = "official",
     ) -> None:
-        if not 1 <= grounded_questions <= len(wording.GROUNDED_CAPTION):
-            raise UserError(f"grounded_questions is {grounded_questions}", expected="1 to 6")
+        _check_argument("weights", weights, weights is None or isinstance(weights, str | Path), "a folder")
+        _check_argument("four_bit", four_bit, isinstance(four_bit, bool), "true or false")
+        _check_argument("cache_mb", cache_mb, type(cache_mb) is int and cache_mb >= 0, "a number of MiB")
+        n_questions, most = grounded_questions, len(wording.GROUNDED_CAPTION)
+        is_count = type(n_questions) is int and 1 <= n_questions <= most
+        _check_argument("grounded_questions", n_questions, is_count, f"1 to {most}")
+        _check_argument("clip_ids", clip_ids, clip_ids in ("official", "query"), "official or query")
         self._weights = weights
+        self._clip_ids = clip_ids
         self._four_bit = four_bit
-        self._n_questions = grounded_questions
+        self._n_questions = n_questions
         self._cache = LookCache(cache_mb * 2**20)
         self._loaded: _Loaded | None = None
 
@@ -133,11 +147,20 @@ class OmgLlavaAdapter:
             },
             options={
                 "config": loaded.assistant.model.config.name,
+                "config_sha256": loaded.config_sha256,
+                "tokenizer_sha256": loaded.tokenizer_sha256,
                 "language_model_dtype": loaded.dtype,
                 "four_bit": str(self._four_bit),
+                "clip_ids": self._clip_ids,
+                "sampling": "top_k 40, top_p 0.75 where the temperature is not 0",
             },
-            libraries={name: version(name) for name in _LIBRARIES},
+            libraries={name: version(name) for name in self._libraries()},
         )
+
+    def _libraries(self) -> list[str]:
+        """What computes the answer."""
+        keeps_lora = self._ready.assistant.model.config.language.lora is not None
+        return [*_LIBRARIES, *["peft"] * keeps_lora, *["bitsandbytes"] * self._four_bit]
 
     def respond(self, requests: Sequence[Request]) -> Iterator[Response]:
         """Text requests in one batch, the others one by one."""
@@ -189,11 +212,12 @@ class OmgLlavaAdapter:
     def _answer_texts(self, requests: Sequence[Request]) -> Iterator[Response]:
         """Every request's first wording in one batch; grounded captions without a mask get their next wording."""
         asked: dict[str, tuple[Request, Reply]] = {}
+        looks: dict[str, Look] = {}
         waiting = list(requests)
         for round_number in range(self._n_questions):
             prepared: list[tuple[Request, Prepared]] = []
             for request in waiting:
-                made = self._prepared(request, round_number)
+                made = self._prepared(request, round_number, looks)
                 if not isinstance(made, Response):
                     prepared.append((request, made))
                 elif request.id not in asked:
@@ -207,15 +231,16 @@ class OmgLlavaAdapter:
         for request, reply in asked.values():
             yield _text_response(request, reply)
 
-    def _prepared(self, request: Request, round_number: int) -> Prepared | Response:
-        from omg_llava.prompts import speak_of
-
+    def _prepared(self, request: Request, round_number: int, looks: dict[str, Look]) -> Prepared | Response:
+        """The request's question of this round; `looks` keeps the batch's pictures from round to round."""
         try:
-            look = self._look(request.frames[0])
-            question = _question(request, self._questions[round_number], speak_of)
-            return self._ready.assistant.prepare(look, question)
+            frame = request.frames[0]
+            if frame.key not in looks:
+                looks[frame.key] = self._look(frame)
+            question = _question(request, self._questions[round_number])
+            return self._ready.assistant.prepare(looks[frame.key], question)
         except (ModelError, UserError) as error:
-            return Response(request.id, Status.ERROR, error=" ".join(str(error).split()))
+            return _error(request, error)
 
     def _answer_alone(self, requests: Sequence[Request]) -> Iterator[Response]:
         [request] = requests
@@ -227,17 +252,18 @@ class OmgLlavaAdapter:
         try:
             yield answer(request)
         except (ModelError, UserError) as error:
-            yield Response(request.id, Status.ERROR, error=" ".join(str(error).split()))
+            yield _error(request, error)
 
     def _panoptic(self, request: Request) -> Response:
         segmenter = self._ready.segmenter
         class_set = _class_set_for(request, self._ready.assistant.model.config.class_sets)
         assert class_set is not None, "such requests were turned away"
+        frames: Iterable[list[Segment]]
         if request.is_clip:
-            frames = segmenter.video([frame.image for frame in request.frames], class_set.name)
+            frames = segmenter.video(_Pictures(request.frames), class_set.name)
         else:
             frames = [segmenter.panoptic(self._view(request.frames[0]), class_set.name)]
-        segments = _panoptic_segments(frames, class_set)
+        segments = _panoptic_segments(frames, len(request.frames), class_set, by_query=self._clip_ids == "query")
         status = Status.OK if segments else Status.EMPTY
         return Response(request.id, status, panoptic=PanopticResult(segments))
 
@@ -247,10 +273,8 @@ class OmgLlavaAdapter:
         return Response(request.id, Status.OK if found else Status.EMPTY, masks=found)
 
     def _choices(self, request: Request) -> Response:
-        from omg_llava.prompts import speak_of
-
         look = self._look(request.frames[0])
-        scores = self._ready.assistant.score_choices(look, _question(request, "", speak_of), request.choices)
+        scores = self._ready.assistant.score_choices(look, _question(request, ""), request.choices)
         choices = tuple(
             ChoiceScore(min(total, 0.0), n_tokens, len(choice))
             for (total, n_tokens), choice in zip(scores, request.choices, strict=True)
@@ -272,6 +296,38 @@ class _Loaded:
     segmenter: UniversalSegmenter
     dtype: str
     fingerprint: str
+    config_sha256: str
+    tokenizer_sha256: str
+
+
+class _Pictures(Sequence["Image"]):
+    """A clip's pictures, decoded when they are wanted and not kept."""
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        self._frames = frames
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    @overload
+    def __getitem__(self, index: int) -> Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Image]: ...
+    def __getitem__(self, index: int | slice) -> Image | list[Image]:
+        if isinstance(index, slice):
+            return [frame.image for frame in self._frames[index]]
+        return self._frames[index].image
+
+
+def _check_argument(name: str, value: object, is_right: bool, expected: str) -> None:
+    if not is_right:
+        raise UserError(f"{name} is {value!r}", expected=expected, where="--model-args")
+
+
+def _error(request: Request, error: ModelError | UserError) -> Response:
+    """One line of the error's parts."""
+    parts = (error.where, error.found, error.expected and f"expected: {error.expected}", error.hint)
+    return Response(request.id, Status.ERROR, error="; ".join(part for part in parts if part))
 
 
 @contextmanager
@@ -291,11 +347,24 @@ def _load(folder: Path, device: str, dtype: torch.dtype | None, four_bit: bool) 
 
     model, tokenizer = load_model(folder, device=device, dtype=dtype, four_bit=four_bit)
     used = str(model.llm.get_input_embeddings().weight.dtype).removeprefix("torch.")
-    return _Loaded(Assistant(model, tokenizer), UniversalSegmenter(model), used, fingerprint(folder))
+    return _Loaded(
+        Assistant(model, tokenizer),
+        UniversalSegmenter(model),
+        used,
+        fingerprint(folder),
+        _sha256(model.config.to_json()),
+        _sha256(tokenizer.backend_tokenizer.to_str()),
+    )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _unsupported(request: Request, class_sets: Sequence[ClassSetConfig]) -> str | None:
     """What the declared capabilities cannot say."""
+    if not request.frames:
+        return "answers about pictures only"
     if request.intent is Intent.PANOPTIC and _class_set_for(request, class_sets) is None:
         names = ", ".join(item.name for item in class_sets) or "no label space"
         return f"the checkpoint knows {names}, not the request's {len(request.vocabulary)} categories"
@@ -308,32 +377,39 @@ def _unsupported(request: Request, class_sets: Sequence[ClassSetConfig]) -> str 
     return None
 
 
-def _question(request: Request, grounded_question: str, speak_of: Callable[[Sequence[Prompt]], str]) -> Question:
+def _question(request: Request, grounded_question: str) -> Question:
     """A request in the model's own words."""
     from omg_llava.assistant import Question
     from omg_llava.conversation import Turn
     from omg_llava.generation import Sampling
+    from omg_llava.prompts import speak_of
 
-    default = {
-        Intent.REFER_SEGMENT: wording.REFER_SEGMENT,
-        Intent.REFER_BOX: wording.REFER_SEGMENT,
-        Intent.REGION_CAPTION: wording.REGION_CAPTION if request.text is None else "{text}",
-        Intent.GROUNDED_CAPTION: grounded_question if request.text is None else "{text}",
-    }.get(request.intent, "{text}")
-    text = request.prompt(default)
-    placeholders = _PLACEHOLDER.findall(text)
-    prompts = _prompts(request.prompts, [found == "<mark>" for found in placeholders])
+    texts = [turn.text for turn in request.history] + [request.prompt(_default_wording(request, grounded_question))]
+    if not texts[-1].strip():
+        raise ModelError("the question has no text", expected="some words")
+    placeholders = [found for text in texts for found in _PLACEHOLDER.findall(text)]
+    prompts = _prompts(request.prompts, [found == MARK for found in placeholders])
     if prompts and not placeholders:
-        text = speak_of(prompts) + text
-    if not text.strip():
-        raise ModelError("the question has no text", expected="some words", where=f"request {request.id}")
+        # Training put the sentence that names the prompts in front of the conversation.
+        texts[0] = speak_of(prompts) + texts[0]
     return Question(
-        text=text,
+        text=texts[-1],
         prompts=prompts,
-        history=tuple(Turn(turn.role, turn.text) for turn in request.history),
+        history=tuple(Turn(turn.role, text) for turn, text in zip(request.history, texts, strict=False)),
         sampling=Sampling(request.gen.max_new_tokens, request.gen.temperature, seed=request.gen.seed),
         stop=request.gen.stop,
     )
+
+
+def _default_wording(request: Request, grounded_question: str) -> str:
+    """What is asked where the request brings no template."""
+    if request.intent in (Intent.REFER_SEGMENT, Intent.REFER_BOX):
+        return wording.REFER_SEGMENT
+    if request.text is not None:
+        return "{text}"
+    if request.intent is Intent.REGION_CAPTION:
+        return wording.REGION_CAPTION if len(request.prompts) == 1 else wording.REGION_CAPTIONS
+    return grounded_question if request.intent is Intent.GROUNDED_CAPTION else "{text}"
 
 
 def _prompts(prompts: Sequence[VisualPrompt], as_marks: Sequence[bool] = ()) -> tuple[Prompt, ...]:
@@ -359,11 +435,11 @@ def _asks_again(request: Request, reply: Reply) -> bool:
     once.
     """
     own_words = request.template is None and request.text is None
-    return request.intent is Intent.GROUNDED_CAPTION and own_words and not reply.masks
+    return request.intent is Intent.GROUNDED_CAPTION and own_words and not len(reply.mask_logits)
 
 
 def _text_response(request: Request, reply: Reply) -> Response:
-    masks = tuple(_mask(mask) for mask in reply.masks)
+    masks = tuple(_mask(mask) for mask in reply.each_mask())
     text, spans = _read(request, reply, len(masks))
     status = Status.TRUNCATED if reply.finish == "length" else Status.OK
     if request.intent in (Intent.REFER_SEGMENT, Intent.REFER_BOX) and not masks:
@@ -390,7 +466,9 @@ def _read(request: Request, reply: Reply, n_masks: int) -> tuple[str, tuple[Span
         return read_region_caption(reply.text), ()
     if SEG not in reply.text and request.intent is Intent.CHAT:
         return reply.plain_text, ()
-    grounded = read_grounded_text(reply.text)
+    # The official cleaning drops line breaks, which joins the words around them; only captions owe it that.
+    raw = reply.text.replace("\n", " ") if request.intent is Intent.CHAT else reply.text
+    grounded = read_grounded_text(raw)
     spans = tuple(
         Span(phrase.text, phrase.start, phrase.end, masks=(index,) if index < n_masks else ())
         for index, phrase in enumerate(grounded.phrases)
@@ -400,26 +478,32 @@ def _read(request: Request, reply: Reply, n_masks: int) -> tuple[str, tuple[Span
 
 def _class_set_for(request: Request, class_sets: Sequence[ClassSetConfig]) -> ClassSetConfig | None:
     """The label space with the request's numbers and names."""
-    wanted = {(category.id, category.name.casefold()) for category in request.vocabulary}
+    wanted = {(category.id, category.name.casefold(), category.is_thing) for category in request.vocabulary}
     for class_set in class_sets:
-        if wanted == {(item.id, item.name.casefold()) for item in class_set.classes}:
+        classes = enumerate(class_set.classes)
+        if wanted == {(item.id, item.name.casefold(), place < class_set.n_things) for place, item in classes}:
             return class_set
     return None
 
 
-def _panoptic_segments(frames: Sequence[Sequence[Segment]], class_set: ClassSetConfig) -> tuple[PanopticSegment, ...]:
-    """Segments by the official number of each: class and per-frame instance count, stuff of one class joined."""
-    found: dict[int, dict[int, list[Segment]]] = {}
+def _panoptic_segments(
+    frames: Iterable[Sequence[Segment]], n_frames: int, class_set: ClassSetConfig, *, by_query: bool
+) -> tuple[PanopticSegment, ...]:
+    """Segments by the official number of each, class and per-frame instance count, or by query. Stuff of one class is
+    joined. Each mask becomes run lengths as it comes.
+    """
+    found: dict[tuple[int, int], tuple[dict[int, list[Rle]], list[float]]] = {}
     for index, segments in enumerate(frames):
         for segment in segments:
-            found.setdefault(segment.map_value, {}).setdefault(index, []).append(segment)
+            is_thing = segment.label < class_set.n_things
+            key = (segment.label, segment.query if by_query and is_thing else segment.instance)
+            rles, scores = found.setdefault(key, ({}, []))
+            rles.setdefault(index, []).append(_mask(segment.mask).rle)
+            scores.append(segment.score)
     made = []
-    for number, by_frame in enumerate(found.values(), start=1):
-        members = [segment for segments in by_frame.values() for segment in segments]
-        rles = {index: [_mask(segment.mask).rle for segment in segments] for index, segments in by_frame.items()}
-        masks = tuple(union_of(rles[index]) if index in rles else None for index in range(len(frames)))
-        category = class_set.classes[members[0].label].id
-        made.append(PanopticSegment(number, category, masks, score=max(segment.score for segment in members)))
+    for number, ((label, _), (rles, scores)) in enumerate(found.items(), start=1):
+        masks = tuple(union_of(rles[index]) if index in rles else None for index in range(n_frames))
+        made.append(PanopticSegment(number, class_set.classes[label].id, masks, score=max(scores)))
     return tuple(made)
 
 

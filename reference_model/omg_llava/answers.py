@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-SEG = "[SEG]"
+from omg_llava.vocabulary import SEG
+
 _PHRASE = re.compile(r"<p>(.*?)</p>")
 _TAG = re.compile(r"<.*?>")
 _SPACES = re.compile(r"\s+")

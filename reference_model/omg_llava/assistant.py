@@ -11,7 +11,7 @@ question pays for its own words only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -95,17 +95,29 @@ class Reply:
     Attributes:
         text: as decoded, special tokens kept.
         plain_text: without them, outer white space taken off.
-        masks: boolean (height, width) in original pixels, one per `[SEG]` that has a hidden state, in order.
+        mask_logits: (S, h, w), one per `[SEG]` that has a hidden state, in order.
+        frame: how the picture lies in the network's square.
         finish: "length" where the token limit cut it off.
         n_input_tokens, n_output_tokens: visual tokens included.
     """
 
     text: str
     plain_text: str
-    masks: tuple[torch.Tensor, ...]
+    mask_logits: torch.Tensor
+    frame: SquareFrame
     finish: Finish
     n_input_tokens: int
     n_output_tokens: int
+
+    @property
+    def masks(self) -> tuple[torch.Tensor, ...]:
+        """Boolean masks (height, width) in original pixels, in order."""
+        return tuple(self.each_mask())
+
+    def each_mask(self) -> Iterator[torch.Tensor]:
+        """The masks one at a time: on a large photograph each is large."""
+        for logits in self.mask_logits:
+            yield self.frame.to_original(logits)
 
 
 class Assistant:
@@ -144,22 +156,25 @@ class Assistant:
         """Answers to prepared questions, written together."""
         rows = [item.row for item in prepared]
         written = generate(self.model.llm, self.model.seg_state, rows, seg_id=self.model.special.seg)
-        masks = self._masks([item.look for item in prepared], written)
+        masks = self._mask_logits([item.look for item in prepared], written)
         return [
             Reply(
-                text=self.tokenizer.decode(result.ids, skip_special_tokens=False),
-                plain_text=self.tokenizer.decode(result.ids, skip_special_tokens=True).strip(),
-                masks=tuple(own_masks),
+                text=item.row.stop.cut(self.tokenizer.decode(result.ids, skip_special_tokens=False)),
+                plain_text=item.row.stop.cut(self.tokenizer.decode(result.ids, skip_special_tokens=True)).strip(),
+                mask_logits=own_masks,
+                frame=item.look.frame,
                 finish=result.finish,
-                n_input_tokens=row.prefix.length + len(row.embeds),
+                n_input_tokens=item.row.prefix.length + len(item.row.embeds),
                 n_output_tokens=len(result.ids),
             )
-            for row, result, own_masks in zip(rows, written, masks, strict=True)
+            for item, result, own_masks in zip(prepared, written, masks, strict=True)
         ]
 
     @torch.inference_mode()
     def score_choices(self, look: Look, question: Question, choices: Sequence[str]) -> list[tuple[float, int]]:
         """Log-likelihood and number of tokens of each choice as the answer, natural logarithm."""
+        if not choices:
+            raise ModelError("no choices are given", expected="one at least")
         row = self._row(look, question)
         ids = [self.tokenizer.encode(choice, add_special_tokens=False) for choice in choices]
         for choice, tokens in zip(choices, ids, strict=True):
@@ -185,23 +200,23 @@ class Assistant:
         if turns[0].role != "user":
             raise ModelError("the history begins with the assistant", expected="the user first, who shows the picture")
         ids = encode(self.tokenizer, conversation_text(self.template, turns, has_image=True), has_image=True)
-        own = self._ids(ids[ids.index(IMAGE) + 1 :])
-        self._check_ids(own, question)
+        own_ids = ids[ids.index(IMAGE) + 1 :]
+        self._check_ids(own_ids, question)
+        own = self._ids(own_ids)
         embeds, _ = splice(own, torch.full_like(own, IGNORED), self.model.embed, self._placeholders(look, question))
         check_length(
             look.prefix.length + len(embeds) + question.sampling.max_new_tokens,
             self.model.config.language.max_positions,
         )
-        words = (*self.template.stop, *question.stop)
-        stop = StopRule(self.tokenizer, self._end_ids, words)
+        stop = StopRule(self.tokenizer, self._end_ids, self.template.stop, question.stop)
         return Row(look.prefix, embeds, question.sampling, stop)
 
-    def _check_ids(self, ids: torch.Tensor, question: Question) -> None:
+    def _check_ids(self, ids: Sequence[int], question: Question) -> None:
         """Placeholders and prompts must agree before the language model sees either."""
         special = self.model.special
         for token, name in ((special.region, REGION), (special.mark, MARK)):
             given = sum(prompt.placeholder == name for prompt in question.prompts)
-            found = int((ids == token).sum())
+            found = ids.count(token)
             if found != given:
                 raise ModelError(
                     f"the text has {found} {name} for {given} prompts of that kind",
@@ -223,18 +238,18 @@ class Assistant:
         configured = ends if isinstance(ends, list) else [ends]
         return {int(end) for end in [*configured, self.tokenizer.eos_token_id] if end is not None}
 
-    def _masks(self, looks: Sequence[Look], written: Sequence[Generated]) -> list[list[torch.Tensor]]:
-        """Masks of each row, decoded together for all rows about one picture."""
-        masks: list[list[torch.Tensor]] = [[] for _ in written]
+    def _mask_logits(self, looks: Sequence[Look], written: Sequence[Generated]) -> list[torch.Tensor]:
+        """Mask logits (S, h, w) of each row, decoded together for all rows about one picture."""
+        height, width = looks[0].percept.features.mask_features.shape[-2:] if looks else (0, 0)
+        masks = [torch.zeros(0, height, width)] * len(written)
         by_look: dict[int, list[int]] = {}
         for row, look in enumerate(looks):
-            by_look.setdefault(id(look), []).extend([row] * len(written[row].seg_states))
+            if written[row].seg_states:
+                by_look.setdefault(id(look), []).append(row)
         for rows in by_look.values():
-            if not rows:
-                continue
-            look = looks[rows[0]]
-            states = torch.stack([state for row in dict.fromkeys(rows) for state in written[row].seg_states])
-            decoded = self.model.decode_seg(look.percept.features, states)
-            for row, logits in zip(rows, decoded.mask_logits[0, :, 0], strict=True):
-                masks[row].append(look.frame.to_original(logits))
+            states = torch.stack([state for row in rows for state in written[row].seg_states])
+            decoded = self.model.decode_seg(looks[rows[0]].percept.features, states).mask_logits[0, :, 0]
+            counts = [len(written[row].seg_states) for row in rows]
+            for row, own in zip(rows, torch.split(decoded, counts), strict=True):
+                masks[row] = own
         return masks

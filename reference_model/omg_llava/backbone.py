@@ -1,4 +1,4 @@
-"""OpenCLIP's ConvNeXt as a feature pyramid, and CLIP's head on pooled features (spec 1.1)."""
+"""OpenCLIP's ConvNeXt as a feature pyramid, and CLIP's head on pooled features (official openclip_backbone.py)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Backbone(nn.Module):
 
 
 class ClipHead(nn.Module):
-    """CLIP's own projection of a pooled stride-32 feature, for the open-vocabulary ensemble (spec 8.4)."""
+    """CLIP's own projection of a pooled stride-32 feature, for the open-vocabulary ensemble."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()

@@ -35,8 +35,9 @@ def load_model(
     Args:
         device: as PyTorch names it.
         dtype: of the language model; None takes the stored one. Everything else is float32, as in the official code.
-        four_bit: hold the language model's linear layers in NF4, the head excepted, as the official scripts do; wants
-            bitsandbytes, and adapters that were kept apart.
+        four_bit: hold the language model's linear layers in NF4, the head excepted, as the official scripts do, with
+            `dtype` float32 unless named; wants bitsandbytes. Officially adapters stand beside the quantised weights:
+            convert with --keep-lora; merged ones are quantised with the rest.
         check_finite: name tensors that hold NaN or infinity.
 
     Raises:
@@ -48,7 +49,7 @@ def load_model(
     with torch.device("meta"):
         model = OmgLlava(config)
     weights = open_weights(folder)
-    language_dtype = dtype or _stored_language_dtype(weights)
+    language_dtype = dtype or (torch.float32 if four_bit else _stored_language_dtype(weights))
     load_into(
         model,
         weights,
@@ -58,7 +59,8 @@ def load_model(
     )
     restore_rotary(model)
     if four_bit:
-        quantize_4bit(model, compute_dtype=language_dtype)
+        # Officially each quantised product is float16, all around it float32. Processors are slow at float16.
+        quantize_4bit(model, compute_dtype=torch.float32 if torch.device(device).type == "cpu" else torch.float16)
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 

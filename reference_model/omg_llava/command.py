@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +87,7 @@ def _convert(given: argparse.Namespace) -> int:
     from omg_llava.conversion.convert import ConversionOptions, convert
     from omg_llava.conversion.sources import Sources
 
+    _check_places(given)
     sources = Sources(
         given.omg_seg, given.omg_llava, given.language_model, _embeddings(given.class_embeddings), given.open_clip
     )
@@ -96,6 +98,23 @@ def _convert(given: argparse.Namespace) -> int:
     decoder = "its own" if config.seg_token.own_decoder else "the frozen"
     print(f"{given.out}: {config.name}, [SEG] decoded by {decoder} decoder")
     return 0
+
+
+def _check_places(given: argparse.Namespace) -> None:
+    """Everything that a second look at the command line tells, in one message."""
+    files = [given.omg_seg, given.omg_llava, *([given.open_clip] if given.open_clip else [])]
+    files += _embeddings(given.class_embeddings).values()
+    wrong = [f"no file {path}" for path in files if not path.is_file()]
+    if not given.language_model.is_dir():
+        wrong.append(f"no folder {given.language_model}")
+    if given.config not in config_names() and not Path(given.config).is_file():
+        wrong.append(f"no configuration {given.config} ({', '.join(config_names())}, or a JSON file)")
+    if not math.isfinite(given.lora_factor):
+        wrong.append(f"--lora-factor {given.lora_factor} is no finite number")
+    if given.out.exists() and (not given.out.is_dir() or any(given.out.iterdir())):
+        wrong.append(f"--out {given.out} exists")
+    if wrong:
+        raise ModelError("; ".join(wrong), hint="omgbench model convert omg_llava --help")
 
 
 def _embeddings(pairs: Sequence[str]) -> dict[str, Path]:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """How a picture becomes the network's square input (spec of the official image processor).
+    """How a picture becomes the network's square input.
 
     Attributes:
         side: edge of the square in pixels, a multiple of 64.
@@ -189,21 +189,9 @@ class OmgLlavaConfig:
     prior_class_set: str | None = None
 
     def __post_init__(self) -> None:
-        cell = 32 * self.projector.pixel_shuffle
-        if self.projector.pixel_shuffle < 1 or self.image.side <= 0 or self.image.side % cell:
-            raise ModelError(f"image.side is {self.image.side}", expected="a positive multiple of 32 * pixel_shuffle")
-        if self.prior_class_set not in (None, *(item.name for item in self.class_sets)):
-            raise ModelError(f"prior_class_set is {self.prior_class_set!r}", expected="one of class_sets")
-        if self.segmenter.width % 32 or self.segmenter.width % self.segmenter.n_heads:
-            raise ModelError(f"segmenter.width is {self.segmenter.width}", expected="a multiple of 32 and of n_heads")
-        if len(self.backbone.depths) != 4 or len(self.backbone.widths) != 4:
-            raise ModelError(f"backbone has {len(self.backbone.widths)} stages", expected="four")
-        rows = self.language.transformers.get("vocab_size")
-        if rows != self.language.base_vocab + 4:
-            raise ModelError(f"language.transformers.vocab_size is {rows}", expected="base_vocab + 4")
-        for layer in self.seg_token.layers:
-            if not 0 <= layer <= self.language.n_layers:
-                raise ModelError(f"seg_token.layers names layer {layer}", expected=f"0 to {self.language.n_layers}")
+        from omg_llava.config_checks import check_config
+
+        check_config(self)
 
     @property
     def tokens_side(self) -> int:
@@ -258,7 +246,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{path.name} cannot be read: {error.strerror}", where=str(path)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"not JSON: {error}", where=str(path)) from None
     if not isinstance(data, dict):
         raise ModelError(f"the document is a {type(data).__name__}", expected="a JSON object", where=str(path))

@@ -1,4 +1,7 @@
-"""Chat templates, and a conversation as token ids with placeholders for pictures and prompts (spec 6.3)."""
+"""Chat templates, and a conversation as token ids with placeholders for pictures and prompts.
+
+Xtuner 0.1.21, utils/templates.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""OMG-Seg's query decoder: masked cross attention, self attention, feed-forward, nine times (spec 3).
+"""OMG-Seg's query decoder: masked cross attention, self attention, feed-forward, nine times.
+
+Official mask2former_vid_semanticsam.py.
 
 Every prediction draws a mask; where that mask is negative, the next cross attention may not look. Learned object
 queries see each other. Prompts and [SEG] tokens are *isolated*: each is decoded as if alone, though all of one picture
@@ -193,7 +195,7 @@ def _blocked(mask_logits: torch.Tensor, size: tuple[int, int], rule: AttentionRu
 
 
 class ClassHead(nn.Module):
-    """Scores queries against text embeddings of class names (spec 3.3, 3 to 6)."""
+    """Scores queries against text embeddings of class names."""
 
     def __init__(self, config: SegmenterConfig, clip_dim: int) -> None:
         super().__init__()

@@ -54,10 +54,9 @@ class VisualFeatures:
 
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        # Positions are shared by all pictures of one size.
-        return sum(
-            item.nbytes for item in (self.mask_features, self.stride32, *(level.tokens for level in self.levels))
-        )
+        tensors = [self.mask_features, self.stride32]
+        tensors += [tensor for level in self.levels for tensor in (level.tokens, level.positions)]
+        return sum(tensor.nbytes for tensor in tensors)
 
 
 def clip_features(

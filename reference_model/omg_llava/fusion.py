@@ -1,4 +1,4 @@
-"""Query predictions to panoptic maps, instances and semantic maps (spec 8.3)."""
+"""Query predictions to panoptic maps, instances and semantic maps (official omgseg_fusionhead.py)."""
 
 from __future__ import annotations
 
@@ -72,8 +72,10 @@ class Instances:
 
 MaskSource = Callable[[torch.Tensor], torch.Tensor]
 """Indices of queries (n,) to their mask logits (n, H, W) at the output's size."""
-_MOST_VALUES = 2**28
-"""Mask logits held at once, one GiB: 300 queries at 12 million pixels would take 14."""
+_MOST_VALUES = 2**26
+"""Mask logits enlarged at once, a quarter of a GiB, and two or three times that with what is made of them. All of 300
+queries at 12 million pixels would take 14 GiB.
+"""
 
 
 def panoptic_segments(
@@ -110,9 +112,8 @@ def _areas(
     """For each kept query in order: itself, the pixels it wins, the pixels of its own mask, (H, W) bool."""
     if len(kept) == 0:
         return
-    first = masks_of(kept[:1])
-    size = max(1, _MOST_VALUES // first[0].numel())
-    chunks = list(torch.split(kept, size))
+    chunks = _chunks(kept, masks_of)
+    size = len(chunks[0])
     probabilities = masks_of(chunks[0]).sigmoid()
     best, owner = (scores[chunks[0], None, None] * probabilities).max(dim=0)
     for number, chunk in enumerate(chunks[1:], start=1):
@@ -135,22 +136,34 @@ def panoptic_map(segments: list[Segment], size_hw: tuple[int, int], n_classes: i
 
 
 def instances(
-    class_logits: torch.Tensor, mask_logits: torch.Tensor, n_things: int, settings: FusionSettings = FusionSettings()
+    class_logits: torch.Tensor, masks_of: MaskSource, n_things: int, settings: FusionSettings = FusionSettings()
 ) -> Instances:
-    """Instances from class logits (Q, K + 1) and mask logits (Q, H, W): the best pairs of query and class."""
+    """Instances from class logits (Q, K + 1) and the queries' masks: the best pairs of query and class."""
     n_classes = class_logits.shape[-1] - 1
     shares = class_logits.softmax(dim=-1)[:, :-1].flatten()
     # Unsorted, as the official call.
     best, pairs = shares.topk(min(settings.max_instances, len(shares)), sorted=False)
     things = pairs % n_classes < n_things
     best, labels, queries = best[things], pairs[things] % n_classes, pairs[things] // n_classes
-    chosen = mask_logits[queries]
-    masks = chosen > 0
-    inside = (chosen.sigmoid() * masks).flatten(1).sum(dim=1) / (masks.flatten(1).sum(dim=1) + 1e-6)
+    parts = [_scored_masks(masks_of(chunk)) for chunk in _chunks(queries, masks_of)]
+    masks, inside = (torch.cat([part[index] for part in parts]) for index in (0, 1))
     scores = best * inside
     order = scores.argsort(descending=True, stable=True)
     masks = masks[order]
     return Instances(scores[order], labels[order], mask_boxes_xyxy(masks), masks, queries[order], order)
+
+
+def _scored_masks(mask_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boolean masks and the mean probability inside each."""
+    masks = mask_logits > 0
+    summed = (mask_logits.sigmoid() * masks).flatten(1).sum(dim=1)
+    return masks, summed / (masks.flatten(1).sum(dim=1) + 1e-6)
+
+
+def _chunks(queries: torch.Tensor, masks_of: MaskSource) -> list[torch.Tensor]:
+    """Queries in as many parts as their masks need; one part, perhaps empty, at least."""
+    one_px = masks_of(queries[:1])[0].numel() if len(queries) else 1
+    return list(torch.split(queries, max(1, _MOST_VALUES // one_px)))
 
 
 def mask_boxes_xyxy(masks: torch.Tensor) -> torch.Tensor:
@@ -164,13 +177,18 @@ def mask_boxes_xyxy(masks: torch.Tensor) -> torch.Tensor:
     return boxes
 
 
-def semantic_map(class_logits: torch.Tensor, mask_logits: torch.Tensor) -> torch.Tensor:
+def semantic_map(class_logits: torch.Tensor, masks_of: MaskSource) -> torch.Tensor:
     """(H, W) class indices: each pixel's greatest sum over queries of class probability times mask probability.
 
     Mask2Former's rule. OMG-Seg's own code has none: it refuses semantic output.
     """
     shares = class_logits.softmax(dim=-1)[:, :-1]
-    return torch.einsum("qk,qhw->khw", shares, mask_logits.sigmoid()).argmax(dim=0)
+    totals: torch.Tensor | None = None
+    for chunk in _chunks(torch.arange(len(shares), device=shares.device), masks_of):
+        part = torch.einsum("qk,qhw->khw", shares[chunk], masks_of(chunk).sigmoid())
+        totals = part if totals is None else totals + part
+    assert totals is not None, "there is one chunk at least"
+    return totals.argmax(dim=0)
 
 
 def proposals(scores: torch.Tensor, mask_logits: torch.Tensor, n: int) -> torch.Tensor:

@@ -195,7 +195,9 @@ def score_continuations(
     hidden = run_transformer(llm, seg_state, inputs, mask, positions.expand(len(ids), -1), cache)
     # Padding stands at the right, behind everything that is read, so it needs no mask.
     logits = llm.lm_head(hidden.last[:, len(embeds) - 1 : -1]).float().log_softmax(dim=-1)
-    return [float(logits[index, : len(row)].gather(1, row[:, None]).double().sum()) for index, row in enumerate(ids)]
+    return [
+        float(logits[index, : len(row)].gather(1, row[:, None]).cpu().double().sum()) for index, row in enumerate(ids)
+    ]
 
 
 class _Sampler:

@@ -1,4 +1,4 @@
-"""The language model: transformers' Llama, Phi-3 or Qwen2, and what OMG-LLaVA wants of it (spec 6.1).
+"""The language model: transformers' Llama, Phi-3 or Qwen2, and what OMG-LLaVA wants of it.
 
 InternLM2 is a Llama whose query, key and value matrices are stored as one; the converter takes them apart.
 """
@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from omg_llava.config import LanguageConfig, SegTokenConfig
+from omg_llava.errors import ModelError
 from omg_llava.lora import attach_lora
 
 
@@ -20,7 +21,15 @@ def build_language_model(config: LanguageConfig) -> Any:
     """The transformers model with fresh weights, adapters attached where the configuration keeps them apart."""
     settings = dict(config.transformers)
     model_type = settings.pop("model_type")
-    llm = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **settings), attn_implementation="sdpa")
+    try:
+        known = AutoConfig.for_model(model_type, **settings)
+        llm = AutoModelForCausalLM.from_config(known, attn_implementation="sdpa")
+    # transformers has no error type of its own for settings that cannot be.
+    except Exception as error:
+        raise ModelError(
+            f"transformers cannot build the language model: {type(error).__name__}: {error}",
+            where="language.transformers of the configuration",
+        ) from error
     if config.lora is not None:
         attach_lora(llm, config.lora, is_internlm2=config.family == "internlm2")
     return llm

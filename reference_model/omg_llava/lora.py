@@ -1,7 +1,8 @@
-"""Low-rank adapters on every linear layer of the language model, the head included (spec 9.1, 10.6), through peft."""
+"""Low-rank adapters on every linear layer of the language model, the head included, through peft."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,8 @@ def attach_lora(llm: Any, config: LoraConfig, *, is_internlm2: bool) -> None:
             InternLM2 calls it `output`.
     """
     try:
+        # It reports kernels for processors that it did not find; they are not needed.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         import peft
     except ImportError:
         raise ModelError(

@@ -1,4 +1,7 @@
-"""Classes by their names: text embeddings of class names, and CLIP's own opinion on each mask (spec 8.1, 8.4)."""
+"""Classes by their names: text embeddings of class names, and CLIP's own opinion on each mask.
+
+Official tools/gen_cls.py, mask2former_vid.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The perception prior: what OMG-Seg saw, laid over the pixel tokens, and which objects get a token (spec 4).
+"""The perception prior: what OMG-Seg saw, laid over the pixel tokens, and which objects get a token.
+
+Official omg_seg_visual_encoder.py.
 
 Each object query weighs a pixel by its mask's probability times half of (1 + class score). A pixel token's prior is the
 softmax-weighted mean of the query embeddings there; a query that wins at least one token becomes an object token.

@@ -1,4 +1,6 @@
-"""Mask2Former's deformable pixel decoder: the pyramid becomes mask features and three memories (spec 2).
+"""Mask2Former's deformable pixel decoder: the pyramid becomes mask features and three memories.
+
+Mmdet 3.1.0, `MSDeformAttnPixelDecoder`.
 
 transformers' class computes it bit for bit; only its settings are ours.
 """

@@ -1,4 +1,4 @@
-"""Sine codes: of places in a picture, of frames in a clip, of boxes (spec 2.2, 3.2, 3.5).
+"""Sine codes: of places in a picture, of frames in a clip, of boxes.
 
 One rule for all: a number becomes n values, sines at even and cosines at odd places, of frequencies
 10000^(-2 floor(k/2) / n).
@@ -34,7 +34,7 @@ def grid_code(height: int, width: int, channels: int, device: torch.device) -> t
     return torch.cat((rows, columns), dim=-1)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 @torch.inference_mode(False)
 def clip_code(n_frames: int, height: int, width: int, channels: int, device: torch.device) -> torch.Tensor:
     """(n_frames, height, width, channels): the place's code plus the frame's. A single picture is a clip of one frame

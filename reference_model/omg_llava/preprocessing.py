@@ -2,7 +2,7 @@
 
 Two frames exist. OMG-LLaVA centres a picture on a square (`SquareFrame`). OMG-Seg resizes it to a short side and pads
 at the right and bottom (`CornerFrame`); universal segmentation uses that one. Both feed the same weights, each with
-statistics of its own, and both are kept (spec 1.2 to 1.4).
+statistics of its own, and both are kept (official dataset/utils/utils.py; seg/configs).
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from omg_llava.resize import resize_like_opencv
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 SIZE_DIVISOR = 32
+MOST_EDGE_PX = 16384
+"""A square of this edge takes 0.75 GiB as a picture and 1 GiB as a mask's logits."""
 
 
 def rgb(image: Image.Image) -> Image.Image:
@@ -83,7 +85,7 @@ class SquareFrame:
     def masks(self, masks: torch.Tensor) -> torch.Tensor:
         """Boolean masks (N, height, width) in original pixels to float32 0/1 (N, side, side), nearest."""
         padded = self.pad_masks(masks.to(torch.uint8))
-        return F.interpolate(padded[:, None].float(), (self.side, self.side), mode="nearest")[:, 0]
+        return F.interpolate(padded[:, None], (self.side, self.side), mode="nearest")[:, 0].float()
 
     def to_original(self, mask_logits: torch.Tensor) -> torch.Tensor:
         """Mask logits (h, w) at any resolution to boolean (height, width): bilinear to the padded square, padding cut
@@ -100,6 +102,12 @@ def square_pixels(image: Image.Image, config: ImageConfig) -> tuple[torch.Tensor
     PIL's bicubic on 8-bit pixels with its own antialiasing, as `CLIPImageProcessor` does on squares; then scaled to
     0..1, the mean taken off, divided by the deviation.
     """
+    if max(image.size) > MOST_EDGE_PX:
+        raise ModelError(
+            f"the picture has {image.width} x {image.height} pixels, and is padded to a square",
+            expected=f"at most {MOST_EDGE_PX} on the longer side",
+            hint="cut or shrink it",
+        )
     image = rgb(image)
     frame = SquareFrame(image.width, image.height, config.side)
     square = frame.pad(image, config.mean).resize((config.side, config.side), Image.Resampling.BICUBIC)
@@ -132,7 +140,7 @@ class CornerFrame:
 
     def masks(self, masks: torch.Tensor) -> torch.Tensor:
         """Boolean masks (N, height, width) to float32 0/1 (N, padded height, padded width), nearest."""
-        resized = F.interpolate(masks[:, None].float(), self.resized_hw, mode="nearest")[:, 0]
+        resized = F.interpolate(masks[:, None].to(torch.uint8), self.resized_hw, mode="nearest")[:, 0].float()
         right, bottom = self.padded_hw[1] - self.resized_hw[1], self.padded_hw[0] - self.resized_hw[0]
         return F.pad(resized, (0, right, 0, bottom))
 
@@ -163,15 +171,6 @@ def corner_pixels(image: Image.Image, long_side: int, short_side: int) -> tuple[
     resized = resize_like_opencv(np.asarray(image), (height, width))
     pixels = _normalised(resized, IMAGENET_MEAN, IMAGENET_STD, 1.0)
     return F.pad(pixels, (0, padded[1] - width, 0, padded[0] - height)), frame
-
-
-def corner_clip(images: list[Image.Image], long_side: int, short_side: int) -> tuple[torch.Tensor, CornerFrame]:
-    """The frames of a clip, (T, 3, h, w). Raises `ModelError` when they differ in size."""
-    made = [corner_pixels(image, long_side, short_side) for image in images]
-    if len({frame for _, frame in made}) != 1:
-        sizes = sorted({f"{frame.width}x{frame.height}" for _, frame in made})
-        raise ModelError(f"the frames of a clip have sizes {', '.join(sizes)}", expected="one size")
-    return torch.stack([pixels for pixels, _ in made]), made[0][1]
 
 
 def _normalised(

@@ -1,4 +1,4 @@
-"""From perception to the language model and back (spec 5)."""
+"""From perception to the language model and back (official modeling_projector.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user points at, in original pixels, and how a question speaks of it (spec 6.4, A.4, A.6)."""
+"""What a user points at, in original pixels, and how a question speaks of it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _prompt_set(
     placed = _placed(kind, values, frame).to(device)
     if isinstance(frame, SquareFrame):
         return PromptSet(kind, placed, (frame.side, frame.side))
-    # OMG-Seg divides a prompt's place by the resized picture, not by the padded one (spec 3.7).
+    # OMG-Seg divides a prompt's place by the resized picture, not by the padded one.
     return PromptSet(kind, placed, frame.padded_hw, frame.resized_hw)
 
 

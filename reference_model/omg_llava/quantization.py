@@ -1,6 +1,8 @@
-"""The language model in 4 bits, as every official evaluation ran it (spec 6.1): NF4, double quantisation."""
+"""The language model in 4 bits, as every official evaluation ran it: NF4, double quantisation."""
 
 from __future__ import annotations
+
+import logging
 
 import torch
 from torch import nn
@@ -16,6 +18,8 @@ def quantize_4bit(model: OmgLlava, *, compute_dtype: torch.dtype) -> None:
         ModelError: bitsandbytes is not installed.
     """
     try:
+        # It reports kernels for processors that it did not find; they are not needed.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         import bitsandbytes
     except ImportError:
         raise ModelError("4 bits need bitsandbytes", hint="pip install bitsandbytes, or leave four_bit out") from None

@@ -17,8 +17,8 @@ def resize_like_opencv(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> ND
         return image
     rows, row_weights = _taps(image.shape[0], height)
     columns, column_weights = _taps(image.shape[1], width)
-    wide = image.astype(np.int32)
-    across = wide[:, columns[0]] * column_weights[0][:, None] + wide[:, columns[1]] * column_weights[1][:, None]
+    left, right = (image[:, taps].astype(np.int32) for taps in columns)
+    across = left * column_weights[0][:, None] + right * column_weights[1][:, None]
     # The vertical pass drops 4 bits, multiplies, drops 16, and rounds the last two.
     top = (row_weights[0][:, None, None] * (across[rows[0]] >> 4)) >> 16
     bottom = (row_weights[1][:, None, None] * (across[rows[1]] >> 4)) >> 16

@@ -1,4 +1,4 @@
-"""Token ids with placeholders to input embeddings (spec 6.2)."""
+"""Token ids with placeholders to input embeddings (official model/utils.py)."""
 
 from __future__ import annotations
 

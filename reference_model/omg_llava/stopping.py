@@ -1,4 +1,4 @@
-"""When an answer is over (spec 6.5)."""
+"""When an answer is over."""
 
 from __future__ import annotations
 
@@ -6,23 +6,33 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 _TAIL = 64
-"""Tokens decoded to look for a stop string; longer than any stop string in tokens."""
+"""Tokens decoded to look for a string; longer than any stop string in tokens."""
 
 
 class StopRule:
-    """Ends an answer at an end token, at a template's stop word, or at a string the caller named.
+    """Ends an answer at an end token, at a template's stop word, or where a string of the caller's appears.
 
     The official scripts decode everything written so far, take line breaks off and compare the end with the stop word.
-    A stop word that is one token is found by its id, which is the same and needs no decoding.
+    A stop word that is a special token is found by its id, which is the same and needs no decoding.
+
+    Args:
+        tokenizer: of the model.
+        end_ids: tokens that end an answer.
+        stop_words: of the chat template; they stay in the answer.
+        stop_texts: of the caller; an answer is cut in front of the first of them (see `cut`).
     """
 
-    def __init__(self, tokenizer: Any, end_ids: Collection[int], stop_words: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: Any, end_ids: Collection[int], stop_words: Sequence[str], stop_texts: Sequence[str] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._end_ids = set(end_ids)
         self._words = []
+        self._texts = [text for text in stop_texts if text]
+        special = set(tokenizer.all_special_ids)
         for word in stop_words:
             ids = tokenizer.encode(word, add_special_tokens=False)
-            if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+            if len(ids) == 1 and ids[0] in special and ids[0] != tokenizer.unk_token_id:
                 self._end_ids.add(int(ids[0]))
             else:
                 self._words.append(word)
@@ -31,8 +41,13 @@ class StopRule:
         """Whether the last of the new tokens ends the answer."""
         if ids[-1] in self._end_ids:
             return True
-        if not self._words:
+        if not self._words and not self._texts:
             return False
         text = self._tokenizer.decode(list(ids[-_TAIL:]), skip_special_tokens=False)
-        text = text.replace("\r", "").replace("\n", "")
-        return any(text.endswith(word) for word in self._words)
+        flat = text.replace("\r", "").replace("\n", "")
+        return any(flat.endswith(word) for word in self._words) or any(stop in text for stop in self._texts)
+
+    def cut(self, text: str) -> str:
+        """`text` up to the first of the caller's strings."""
+        found = [place for place in (text.find(stop) for stop in self._texts) if place >= 0]
+        return text[: min(found)] if found else text

@@ -1,12 +1,14 @@
-"""Universal segmentation as OMG-Seg does it: everything in a picture or clip, or what a prompt points at (spec 8).
+"""Universal segmentation as OMG-Seg does it: everything in a picture or clip, or what a prompt points at.
+
+Official seg/models/detectors.
 
 No language model takes part. Pictures go in as OMG-Seg had them, not on OMG-LLaVA's square.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -14,11 +16,20 @@ from PIL import Image
 from omg_llava.config import ClassSetConfig
 from omg_llava.errors import ModelError
 from omg_llava.features import VisualFeatures
-from omg_llava.fusion import FusionSettings, Instances, Segment, instances, panoptic_segments, semantic_map
+from omg_llava.fusion import (
+    FusionSettings,
+    Instances,
+    MaskSource,
+    Segment,
+    instances,
+    panoptic_segments,
+    semantic_map,
+)
 from omg_llava.model import OmgLlava
-from omg_llava.preprocessing import CornerFrame, corner_clip, corner_pixels
+from omg_llava.open_vocabulary import ensembled_logits
+from omg_llava.preprocessing import CornerFrame, corner_pixels
 from omg_llava.prompts import Prompt, prompt_sets
-from omg_llava.video import ClipSettings, Tracked, decode_piece, track
+from omg_llava.video import ClipSettings, Piece, decode_piece, piece_ends, track
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,39 +94,47 @@ class UniversalSegmenter:
         return View(frame, self.model.perception.features(pixels[None].to(self.model.device)))
 
     @torch.inference_mode()
-    def panoptic(self, view: View, class_set: str | None = None) -> list[Segment]:
-        """Segments of a picture, masks in original pixels."""
+    def panoptic(self, view: View, class_set: str | None = None, *, seen: torch.Tensor | None = None) -> list[Segment]:
+        """Segments of a picture, masks in original pixels.
+
+        Args:
+            seen: (K,) bool, classes that training named (`open_vocabulary.seen_classes`); CLIP's own opinion then joins
+                the decoder's, as the official configurations for foreign label spaces have it.
+        """
         chosen = self.class_set(class_set)
         piece = self._decoded(view, chosen)
-        return self._segments(view.frame, piece.class_logits, piece.mask_logits[0], chosen)
+        if seen is not None:
+            piece = self._ensembled(piece, view, chosen, seen)
+        return self._segments(piece.class_logits, _enlarged(view.frame, piece.mask_logits[0]), chosen)
 
     @torch.inference_mode()
     def instances(self, view: View, class_set: str | None = None) -> Instances:
         """Scored things of a picture, masks in original pixels."""
         chosen = self.class_set(class_set)
         piece = self._decoded(view, chosen)
-        masks = view.frame.to_size(piece.mask_logits[0], (view.frame.height, view.frame.width))
-        return instances(piece.class_logits, masks, chosen.n_things, self.fusion)
+        masks_of = _enlarged(view.frame, piece.mask_logits[0])
+        return instances(piece.class_logits, masks_of, chosen.n_things, self.fusion)
 
     @torch.inference_mode()
     def semantic(self, view: View, class_set: str | None = None) -> torch.Tensor:
         """(height, width) class indices of a picture."""
         piece = self._decoded(view, self.class_set(class_set))
-        masks = view.frame.to_size(piece.mask_logits[0], (view.frame.height, view.frame.width))
-        return semantic_map(piece.class_logits, masks)
+        return semantic_map(piece.class_logits, _enlarged(view.frame, piece.mask_logits[0]))
 
-    @torch.inference_mode()
-    def video(self, images: Sequence[Image.Image], class_set: str | None = None) -> list[list[Segment]]:
-        """Segments of each frame of a clip, masks in original pixels. `Segment.query` is the track.
+    def video(self, images: Sequence[Image.Image], class_set: str | None = None) -> Iterator[list[Segment]]:
+        """Segments of each frame of a clip in turn, masks in original pixels. `Segment.query` is the track.
 
         `Segment.instance` counts within its frame, as the official output does: where a query is missing from a frame,
-        later ones move up, and the official video numbers include that.
+        later ones move up, and the official video numbers include that. Held are the masks of all frames at stride 4,
+        in main memory: 66 MB a frame of the released size.
         """
         chosen = self.class_set(class_set)
-        pixels, frame = corner_clip(list(images), self.clip_size.long_side, self.clip_size.short_side)
-        prototypes = self.model.prototypes(chosen.name)
-        tracked = track(self.model.perception, pixels.to(self.model.device), prototypes, self.clips)
-        return [self._segments(frame, tracked.class_logits, masks, chosen) for masks in tracked.mask_logits]
+        with torch.inference_mode():
+            frames: list[CornerFrame] = []
+            tracked = track(self._pieces(images, chosen, frames))
+            for masks in tracked.frames():
+                masks_of = _enlarged(frames[0], masks.to(self.model.device))
+                yield self._segments(tracked.class_logits, masks_of, chosen)
 
     @torch.inference_mode()
     def interactive(self, view: View, prompts: Sequence[Prompt]) -> list[torch.Tensor]:
@@ -128,13 +147,42 @@ class UniversalSegmenter:
                 masks[index] = view.frame.to_size(logits[None], size)[0] > 0
         return [masks[index] for index in range(len(prompts))]
 
-    def _decoded(self, view: View, class_set: ClassSetConfig) -> Tracked:
+    def _pieces(
+        self, images: Sequence[Image.Image], class_set: ClassSetConfig, frames: list[CornerFrame]
+    ) -> Iterator[Piece]:
+        """A clip's pieces, each read and decoded when it is wanted; `frames` receives how each picture lies."""
+        prototypes = self.model.prototypes(class_set.name)
+        start = 0
+        for end in piece_ends(len(images), self.clips):
+            made = [
+                corner_pixels(image, self.clip_size.long_side, self.clip_size.short_side) for image in images[start:end]
+            ]
+            frames += [frame for _, frame in made]
+            if len(set(frames)) > 1:
+                sizes = sorted({f"{frame.width} x {frame.height}" for frame in frames})
+                raise ModelError(f"the frames of a clip have sizes {', '.join(sizes)}", expected="one size")
+            pixels = torch.stack([pixels for pixels, _ in made]).to(self.model.device)
+            yield decode_piece(self.model.perception, self.model.perception.features(pixels, end - start), prototypes)
+            start = end
+
+    def _decoded(self, view: View, class_set: ClassSetConfig) -> Piece:
         return decode_piece(self.model.perception, view.features, self.model.prototypes(class_set.name))
 
-    def _segments(
-        self, frame: CornerFrame, class_logits: torch.Tensor, mask_logits: torch.Tensor, class_set: ClassSetConfig
-    ) -> list[Segment]:
-        size = (frame.height, frame.width)
-        return panoptic_segments(
-            class_logits, lambda chosen: frame.to_size(mask_logits[chosen], size), class_set.n_things, self.fusion
+    def _ensembled(self, piece: Piece, view: View, class_set: ClassSetConfig, seen: torch.Tensor) -> Piece:
+        logits = ensembled_logits(
+            self.model.perception,
+            view.features,
+            piece.class_logits,
+            piece.mask_logits.transpose(0, 1),
+            self.model.prototypes(class_set.name),
+            seen,
         )
+        return replace(piece, class_logits=logits)
+
+    def _segments(self, class_logits: torch.Tensor, masks_of: MaskSource, class_set: ClassSetConfig) -> list[Segment]:
+        return panoptic_segments(class_logits, masks_of, class_set.n_things, self.fusion)
+
+
+def _enlarged(frame: CornerFrame, mask_logits: torch.Tensor) -> MaskSource:
+    """Mask logits (Q, h, w) at stride 4, enlarged to original pixels where they are asked for."""
+    return lambda queries: frame.to_size(mask_logits[queries], (frame.height, frame.width))

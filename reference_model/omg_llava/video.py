@@ -1,10 +1,10 @@
-"""Clips: short pieces decoded jointly, queries matched from piece to piece (spec 8.5)."""
+"""Clips: short pieces decoded jointly, queries matched from piece to piece (official mask2former_vid_minvis.py)."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -29,20 +29,42 @@ class ClipSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Tracked:
-    """One query is one object through the whole video.
+class Piece:
+    """A few frames decoded jointly, or one picture.
 
     Attributes:
-        class_logits: (Q, K + 1), the mean over pieces.
+        class_logits: (Q, K + 1).
         mask_logits: (T, Q, h, w) at stride 4.
-        queries: (Q, C) of the last piece.
-        scores: (Q,) quality logits, the mean over pieces.
+        queries: (Q, C), final.
+        scores: (Q,) quality logits.
     """
 
     class_logits: torch.Tensor
     mask_logits: torch.Tensor
     queries: torch.Tensor
     scores: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """A video in which a place among the queries is one object.
+
+    Attributes:
+        class_logits: (Q, K + 1), the mean over pieces.
+        scores: (Q,) quality logits, the mean over pieces.
+        pieces: mask logits (T, Q, h, w) of each piece on the CPU, as decoded, with the order (Q,) that puts its queries
+            into their places.
+    """
+
+    class_logits: torch.Tensor
+    scores: torch.Tensor
+    pieces: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+    def frames(self) -> Iterator[torch.Tensor]:
+        """Mask logits (Q, h, w) of each frame, queries in their places."""
+        for mask_logits, order in self.pieces:
+            for frame in mask_logits:
+                yield frame[order]
 
 
 def piece_ends(n_frames: int, settings: ClipSettings = ClipSettings()) -> list[int]:
@@ -56,23 +78,23 @@ def piece_ends(n_frames: int, settings: ClipSettings = ClipSettings()) -> list[i
             lengths[place] -= 1
     else:
         lengths[-1] -= lacking
-    return torch.tensor(lengths).cumsum(dim=0).tolist()
+    return list(accumulate(lengths))
 
 
-def track(
-    perception: OmgSeg, frames: torch.Tensor, prototypes: torch.Tensor, settings: ClipSettings = ClipSettings()
-) -> Tracked:
-    """Follow objects through frames (T, 3, H, W) of OMG-Seg's input. `prototypes` (K, P, D) names the classes."""
-    pieces = list(_decoded_pieces(perception, frames, prototypes, settings))
-    matched = [pieces[0]]
-    for piece in pieces[1:]:
-        matched.append(_permuted(piece, match_queries(matched[-1].queries, piece.queries)))
-    return Tracked(
-        class_logits=torch.stack([piece.class_logits for piece in matched]).mean(dim=0),
-        mask_logits=torch.cat([piece.mask_logits for piece in matched]),
-        queries=matched[-1].queries,
-        scores=torch.stack([piece.scores for piece in matched]).mean(dim=0),
-    )
+def track(pieces: Iterable[Piece]) -> Tracked:
+    """Put the queries of successive pieces into the places of the first one's."""
+    class_logits, scores, kept = [], [], []
+    before: torch.Tensor | None = None
+    for piece in pieces:
+        if before is None:
+            order = torch.arange(len(piece.queries), device=piece.queries.device)
+        else:
+            order = match_queries(before, piece.queries)
+        before = piece.queries[order]
+        class_logits.append(piece.class_logits[order])
+        scores.append(piece.scores[order])
+        kept.append((piece.mask_logits.cpu(), order.cpu()))
+    return Tracked(torch.stack(class_logits).mean(dim=0), torch.stack(scores).mean(dim=0), tuple(kept))
 
 
 def match_queries(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
@@ -82,33 +104,13 @@ def match_queries(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     from scipy.optimize import linear_sum_assignment
 
     cosines = F.normalize(after, dim=-1) @ F.normalize(before, dim=-1).T
-    _, successors = linear_sum_assignment((1 - cosines).T.double().cpu().numpy())
+    _, successors = linear_sum_assignment((1 - cosines).T.cpu().double().numpy())
     return torch.as_tensor(successors, device=after.device)
 
 
-def decode_piece(perception: OmgSeg, features: VisualFeatures, prototypes: torch.Tensor) -> Tracked:
+def decode_piece(perception: OmgSeg, features: VisualFeatures, prototypes: torch.Tensor) -> Piece:
     """One piece, or one picture: features of a batch of one."""
     decoded = perception.objects(features)
     logits = perception.class_logits(decoded.queries, decoded.mask_logits, features, prototypes)
     masks = decoded.mask_logits[0].transpose(0, 1)
-    return Tracked(logits[0], masks, decoded.queries[0], perception.scores(decoded.queries)[0])
-
-
-def _decoded_pieces(
-    perception: OmgSeg, frames: torch.Tensor, prototypes: torch.Tensor, settings: ClipSettings
-) -> Iterator[Tracked]:
-    start = 0
-    for end in piece_ends(len(frames), settings):
-        features = perception.features(frames[start:end], n_frames=end - start)
-        yield decode_piece(perception, features, prototypes)
-        start = end
-
-
-def _permuted(piece: Tracked, order: torch.Tensor) -> Tracked:
-    return dataclasses.replace(
-        piece,
-        class_logits=piece.class_logits[order],
-        mask_logits=piece.mask_logits[:, order],
-        queries=piece.queries[order],
-        scores=piece.scores[order],
-    )
+    return Piece(logits[0], masks, decoded.queries[0], perception.scores(decoded.queries)[0])

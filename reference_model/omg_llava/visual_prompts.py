@@ -1,4 +1,4 @@
-"""Points, boxes and masks that a user draws, as queries of the decoder (spec 3.5, 3.6)."""
+"""Points, boxes and masks that a user draws, as queries of the decoder (official mask2former_vid_semanticsam.py)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PromptSet:
         return mask_centres_xy(self.values)
 
     def rule(self) -> AttentionRule:
-        """Where the decoder may not look (spec 3.5)."""
+        """Where the decoder may not look."""
         if self.kind == "point":
             return outside_predicted_mask
         return self._outside_box if self.kind == "box" else self._outside_region
@@ -103,7 +103,9 @@ def mask_centres_xy(masks: torch.Tensor) -> torch.Tensor:
     convolution with weights exp(-distance / 0.35) start at the background and at a border of one pixel. It is neither
     the Euclidean nor the chessboard centre, and checkpoints were trained with it.
     """
-    return torch.stack([_mask_centre_xy(mask) for mask in masks.bool()]) if len(masks) else torch.zeros(0, 2)
+    # Each wave asks whether it was the last: not a question for an accelerator.
+    centres = [_mask_centre_xy(mask) for mask in masks.bool().cpu()]
+    return torch.stack(centres).to(masks.device) if centres else torch.zeros(0, 2, device=masks.device)
 
 
 def _mask_centre_xy(mask: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The tokens that OMG-LLaVA adds to its language model, and what stands for what in a list of ids (spec 5.3)."""
+"""The tokens that OMG-LLaVA adds to its language model, and what stands for what in a list of ids."""
 
 from __future__ import annotations
 

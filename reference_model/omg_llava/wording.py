@@ -8,6 +8,9 @@ REFER_SEGMENT = "Please segment {text} in this image."
 REGION_CAPTION = "Can you provide me with a detailed description of the region in the picture marked by region1 <mark>?"
 """`<mark>` is replaced by the object token of the prompted region."""
 
+REGION_CAPTIONS = "Could you describe each of these regions in detail?"
+"""For several prompts, or none, behind the sentence that names them; the wording is ours."""
+
 GROUNDED_CAPTION = (
     "Could you please give me a detailed description of the image? "
     "Please respond with interleaved segmentation masks for the corresponding parts of the answer.",

@@ -272,8 +272,8 @@ def test_settings_that_make_no_sense() -> None:
 @pytest.mark.golden
 def test_official_tensors() -> None:
     """Sums and means of OMG-Seg's script."""
-    if not GOLDENS.is_dir():
-        pytest.skip(f"no official tensors: {GOLDENS} is absent (set OMGBENCH_GOLDENS to their folder)")
+    if not (GOLDENS / "h_vpq.safetensors").exists():
+        pytest.skip(f"no official tensors: {GOLDENS}/h_vpq.safetensors is absent (set OMGBENCH_GOLDENS)")
     from safetensors.numpy import load_file
 
     tensors = load_file(GOLDENS / "h_vpq.safetensors")
@@ -293,8 +293,9 @@ def test_official_tensors() -> None:
             f"k{k}_pq_all_thing_stuff": [values[f"{name}@{k}"] for name in ("VPQ", "VPQ_th", "VPQ_st")],
         }
         for name, value in measured.items():
-            atol = float(tolerances[name].removeprefix("atol "))
-            np.testing.assert_allclose(value, tensors[name], rtol=0, atol=atol, err_msg=name)
+            atol = float(tolerances[name].split()[1])
+            # Sums were stored in single precision.
+            np.testing.assert_allclose(value, tensors[name], rtol=1e-6, atol=atol, err_msg=name)
 
 
 @pytest.mark.oracle

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from omg_llava.assistant import Assistant, Question, Sampling
 from omg_llava.checkpoint import load_model
 from omg_llava.command import main
-from omg_llava.config import BackboneConfig, ImageConfig, LanguageConfig, OmgLlavaConfig, SegmenterConfig, read_config
+from omg_llava.config import BackboneConfig, ImageConfig, OmgLlavaConfig, SegmenterConfig, load_config, read_config
 from omg_llava.untrained import byte_tokenizer
 
 from . import official_names as names
@@ -73,7 +73,7 @@ def _random(shapes: names.Shapes, random: torch.Generator) -> dict[str, torch.Te
 def _sizes() -> OmgLlavaConfig:
     return OmgLlavaConfig(
         name="small",
-        language=LanguageConfig("internlm2", {"vocab_size": 4, "num_hidden_layers": 1, "hidden_size": 1}, 0),
+        language=load_config("omg_llava_tiny").language,
         image=ImageConfig(side=64),
         backbone=BackboneConfig(PERCEPTION.depths, PERCEPTION.widths, PERCEPTION.clip),
         segmenter=SegmenterConfig(
@@ -290,7 +290,7 @@ def test_a_wrong_file_is_one_message_and_writes_nothing(
 def test_wrong_arguments(make_files: Callable[..., Files], tmp_path: Path, arguments: list[str], capsys: Any) -> None:
     files = make_files()
     assert main([*files.arguments(tmp_path / "out"), *arguments]) == 2
-    assert "expected" in capsys.readouterr().err
+    assert re.search("LABELS=FILE|no file x.pth", capsys.readouterr().err)
 
 
 def test_a_folder_that_exists_is_left_alone(make_files: Callable[..., Files], tmp_path: Path, capsys: Any) -> None:

@@ -41,12 +41,16 @@ def sizes() -> dict[str, OmgLlavaConfig]:
     """The tiny model, and one where no two widths, depths or lengths that could be mixed up are the same."""
     tiny = load_config("omg_llava_tiny")
     settings = {**tiny.language.transformers, "hidden_size": 96, "num_attention_heads": 8, "num_key_value_heads": 4}
+    [shapes] = tiny.class_sets
+    many = dataclasses.replace(shapes, name="many", n_prototypes=90)
     other = dataclasses.replace(
         tiny,
         image=dataclasses.replace(tiny.image, side=192),
         backbone=dataclasses.replace(tiny.backbone, depths=(1, 3, 2, 1), widths=(32, 40, 72, 136), clip_dim=48),
         segmenter=dataclasses.replace(tiny.segmenter, width=64, pixel_decoder_layers=3, decoder_layers=4, n_queries=45),
         language=dataclasses.replace(tiny.language, transformers={**settings, "num_hidden_layers": 3}),
+        class_sets=(shapes, many),
+        prior_class_set="many",
     )
     return {"tiny": tiny, "other": other}
 
@@ -84,8 +88,9 @@ def test_perception(flops: ModuleType, model: OmgLlava, percept: Percept) -> Non
     assert close(counted(lambda: net.pixel_decoder(maps))) == flops.pixel_decoder(config)
     objects = flops.mask_decoder(config, config.segmenter.n_queries, isolated=False)
     assert close(counted(lambda: net.objects(percept.features))) == objects
-    shapes = percept.objects.queries, percept.objects.mask_logits, percept.features, model.prototypes()
-    assert close(counted(lambda: net.class_logits(*shapes))) == flops.class_head(config)
+    decoded = net.objects(percept.features)
+    inputs = decoded.queries, decoded.mask_logits, percept.features, model.prototypes()
+    assert close(counted(lambda: net.class_logits(*inputs))) == flops.class_head(config)
 
 
 def test_a_whole_look(flops: ModuleType, model: OmgLlava, percept: Percept) -> None:

@@ -1,4 +1,4 @@
-"""Label spaces that come along, and files of class-name embeddings for them (spec 8.1, appendix B)."""
+"""Label spaces that come along, and files of class-name embeddings for them (official tools/gen_cls.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of the official tensors and where each goes in our modules (spec 10.2 to 10.5).
+"""Names of the official tensors and where each goes in our modules.
 
 One official tensor may become several of ours: packed attention projections are taken apart.
 """

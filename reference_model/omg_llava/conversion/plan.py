@@ -87,7 +87,7 @@ class Plan:
         return found
 
     def tensors(self, lora: LoraConfig | None, factor: float) -> Iterator[tuple[str, torch.Tensor]]:
-        """Our tensors, one at a time. `lora` None merges the adapters: W + factor * B A in float32 (spec 10.6)."""
+        """Our tensors, one at a time. `lora` None merges the adapters: W + factor * B A in float32."""
         for name, piece in self.plain.items():
             module, _, leaf = name.rpartition(".")
             factors = self.low_rank.get(module) if leaf == "weight" else None

@@ -1,4 +1,4 @@
-"""The losses of OMG-LLaVA's two stages (spec 9.2)."""
+"""The losses of OMG-LLaVA's two stages (official model/omg_llava.py)."""
 
 from __future__ import annotations
 

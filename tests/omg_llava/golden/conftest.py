@@ -20,10 +20,10 @@ from omg_llava.checkpoint import load_model
 from omg_llava.config import (
     BackboneConfig,
     ImageConfig,
-    LanguageConfig,
     OmgLlavaConfig,
     ProjectorConfig,
     SegmenterConfig,
+    load_config,
 )
 from omg_llava.conversion.convert import ConversionOptions, convert
 from omg_llava.conversion.sources import Sources
@@ -224,7 +224,7 @@ def base_config(goldens: Goldens) -> OmgLlavaConfig:
     assert {name: seg[name] for name in FIXED} == FIXED
     return OmgLlavaConfig(
         name="golden",
-        language=LanguageConfig("internlm2", {"vocab_size": 4, "num_hidden_layers": 1, "hidden_size": 1}, 0),
+        language=load_config("omg_llava_tiny").language,
         image=ImageConfig(side=recorded["image_hw"][0]),
         backbone=BackboneConfig(
             tuple(recorded["backbone"]["depths"]),

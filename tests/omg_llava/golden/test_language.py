@@ -24,7 +24,7 @@ pytestmark = pytest.mark.golden
 
 def test_special_tokens(goldens: Any, model: OmgLlava) -> None:
     recorded, special = goldens.config["tokens"], model.special
-    assert (IMAGE, IGNORED) == (recorded["image"], recorded["ignore"])
+    assert (recorded["image"], recorded["ignore"]) == (IMAGE, IGNORED)
     for name in ("seg", "p_open", "p_close", "region", "mark"):
         assert getattr(special, name) == recorded[name], name
     assert recorded["embedding_rows"] == len(model.llm.get_input_embeddings().weight) == special.mark
