@@ -149,7 +149,7 @@ class Assistant:
         Raises:
             ModelError: a prompt outside the picture, more or fewer placeholders than prompts, a text that is too long.
         """
-        return Prepared(look, self._row(look, question))
+        return Prepared(look, self._row(look, question, question.sampling.max_new_tokens))
 
     @torch.inference_mode()
     def answer(self, prepared: Sequence[Prepared]) -> list[Reply]:
@@ -175,13 +175,11 @@ class Assistant:
         """Log-likelihood and number of tokens of each choice as the answer, natural logarithm."""
         if not choices:
             raise ModelError("no choices are given", expected="one at least")
-        row = self._row(look, question)
         ids = [self.tokenizer.encode(choice, add_special_tokens=False) for choice in choices]
         for choice, tokens in zip(choices, ids, strict=True):
             if not tokens or {self.model.special.region, self.model.special.mark} & set(tokens):
                 raise ModelError(f"the choice {choice!r}", expected="some text, without <region> and <mark>")
-        longest = max(len(tokens) for tokens in ids)
-        check_length(row.prefix.length + len(row.embeds) + longest, self.model.config.language.max_positions)
+        row = self._row(look, question, max(len(tokens) for tokens in ids))
         sums = score_continuations(self.model.llm, self.model.seg_state, row.prefix, row.embeds, ids)
         return [(value, len(tokens)) for value, tokens in zip(sums, ids, strict=True)]
 
@@ -194,8 +192,8 @@ class Assistant:
     def _ids(self, tokens: Sequence[int]) -> torch.Tensor:
         return torch.tensor(list(tokens), dtype=torch.long, device=self.model.device)
 
-    def _row(self, look: Look, question: Question) -> Row:
-        """A question as input embeddings behind the picture's prefix."""
+    def _row(self, look: Look, question: Question, room: int) -> Row:
+        """A question as input embeddings behind the picture's prefix, with room for an answer of so many tokens."""
         turns = [*question.history, Turn("user", question.text)]
         if turns[0].role != "user":
             raise ModelError("the history begins with the assistant", expected="the user first, who shows the picture")
@@ -204,10 +202,7 @@ class Assistant:
         self._check_ids(own_ids, question)
         own = self._ids(own_ids)
         embeds, _ = splice(own, torch.full_like(own, IGNORED), self.model.embed, self._placeholders(look, question))
-        check_length(
-            look.prefix.length + len(embeds) + question.sampling.max_new_tokens,
-            self.model.config.language.max_positions,
-        )
+        check_length(look.prefix.length + len(embeds) + room, self.model.config.language.max_positions)
         stop = StopRule(self.tokenizer, self._end_ids, self.template.stop, question.stop)
         return Row(look.prefix, embeds, question.sampling, stop)
 

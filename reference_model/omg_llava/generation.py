@@ -170,8 +170,29 @@ def generate(
     llm: Any, seg_state: SegState, rows: Sequence[Row], *, seg_id: int, trace: bool = False
 ) -> list[Generated]:
     """An answer for every row, in order."""
-    if not rows:
-        return []
+    results: dict[int, Generated] = {}
+    for members in _without_gaps(llm, rows):
+        written = _generate_together(llm, seg_state, [rows[index] for index in members], seg_id, trace)
+        results.update(zip(members, written, strict=True))
+    return [results[index] for index in range(len(rows))]
+
+
+def _without_gaps(llm: Any, rows: Sequence[Row]) -> list[list[int]]:
+    """Rows that may lie in one batch. A sliding window counts the padding between picture and question too, so where
+    it could bind, only questions of one length stand together.
+    """
+    window = getattr(llm.config, "sliding_window", None)
+    longest = max((row.prefix.length + len(row.embeds) + row.sampling.max_new_tokens for row in rows), default=0)
+    widest = max((len(row.embeds) for row in rows), default=0)
+    if not window or longest + widest <= window:
+        return [list(range(len(rows)))] if rows else []
+    by_length: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        by_length.setdefault(len(row.embeds), []).append(index)
+    return list(by_length.values())
+
+
+def _generate_together(llm: Any, seg_state: SegState, rows: Sequence[Row], seg_id: int, trace: bool) -> list[Generated]:
     batch = _Batch(llm, seg_state, rows, seg_id, trace)
     while True:
         tokens = batch.drop_finished(batch.step())

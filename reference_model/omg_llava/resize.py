@@ -16,7 +16,7 @@ def resize_like_opencv(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> ND
     if image.shape[:2] == (height, width):
         return image
     rows, row_weights = _taps(image.shape[0], height)
-    columns, column_weights = _taps(image.shape[1], width)
+    columns, column_weights = _taps(image.shape[1], width, whole_at_borders=True)
     left, right = (image[:, taps].astype(np.int32) for taps in columns)
     across = left * column_weights[0][:, None] + right * column_weights[1][:, None]
     # The vertical pass drops 4 bits, multiplies, drops 16, and rounds the last two.
@@ -25,14 +25,20 @@ def resize_like_opencv(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> ND
     return ((top + bottom + 2) >> 2).clip(0, 255).astype(np.uint8)
 
 
-def _taps(size: int, wanted: int) -> tuple[tuple[NDArray[np.intp], NDArray[np.intp]], tuple[NDArray[np.int32], ...]]:
-    """The two neighbours of each wanted pixel along one axis, and their fixed-point weights."""
-    centres = ((np.arange(wanted) + 0.5) * (size / wanted) - 0.5).astype(np.float32)
-    low = np.floor(centres).astype(np.intp)
+def _taps(
+    size: int, wanted: int, *, whole_at_borders: bool = False
+) -> tuple[tuple[NDArray[np.intp], NDArray[np.intp]], tuple[NDArray[np.int32], NDArray[np.int32]]]:
+    """The two neighbours of each wanted pixel along one axis, and their fixed-point weights.
+
+    Beyond a border both neighbours are the border pixel. Across, it then gets the whole weight; downwards it keeps two
+    shares, each rounded down on its own (OpenCV's two passes differ in this).
+    """
+    centres = ((np.arange(wanted) + 0.5) * (1.0 / (wanted / size)) - 0.5).astype(np.float32)
+    low = np.floor(centres)
     share = centres - low
-    share = np.where((low < 0) | (low >= size - 1), np.float32(0), share)
-    low = low.clip(0, size - 1)
-    high = np.minimum(low + 1, size - 1)
-    one = 1 << _BITS
-    upper = np.rint(share * one).astype(np.int32)
-    return (low, high), (np.rint((1 - share) * one).astype(np.int32), upper)
+    if whole_at_borders:
+        share = np.where((low < 0) | (low >= size - 1), np.float32(0), share)
+    one = np.float32(1 << _BITS)
+    weights = tuple(np.rint(part * one).astype(np.int32) for part in (np.float32(1) - share, share))
+    first = low.astype(np.intp)
+    return (first.clip(0, size - 1), (first + 1).clip(0, size - 1)), (weights[0], weights[1])

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-_TAIL = 64
-"""Tokens decoded to look for a string; longer than any stop string in tokens."""
+_LEAST_TAIL = 16
 
 
 class StopRule:
@@ -29,6 +28,8 @@ class StopRule:
         self._end_ids = set(end_ids)
         self._words = []
         self._texts = [text for text in stop_texts if text]
+        # Tokens decoded to look for a string: one token is one byte at least.
+        self._tail = max((len(word.encode()) for word in (*stop_words, *self._texts)), default=0) + _LEAST_TAIL
         special = set(tokenizer.all_special_ids)
         for word in stop_words:
             ids = tokenizer.encode(word, add_special_tokens=False)
@@ -43,7 +44,7 @@ class StopRule:
             return True
         if not self._words and not self._texts:
             return False
-        text = self._tokenizer.decode(list(ids[-_TAIL:]), skip_special_tokens=False)
+        text = self._tokenizer.decode(list(ids[-self._tail :]), skip_special_tokens=False)
         flat = text.replace("\r", "").replace("\n", "")
         return any(flat.endswith(word) for word in self._words) or any(stop in text for stop in self._texts)
 
