@@ -49,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "omgbench.testing": {"contract", "data", "metrics", "response_checks", "wire"},
     "omgbench.adapters": {"contract", "predictions"},
     "omgbench.api": {"contract", "reports", "runner", "store"},
+    "omgbench.__main__": {"cli"},
     "omgbench.cli": {"api", "asking", "contract", "data", "identity", "metrics", "registry", "reports", "runner"}
     | {"selection", "store", "testing"},
 }

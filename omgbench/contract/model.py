@@ -24,7 +24,8 @@ class Capabilities:
         history: continues a conversation.
         vocabulary: "open" takes any label space, "fixed" only its own, None = no panoptic.
         native_batch: a batch is computed together; otherwise `batch_size` is only a hint.
-        deterministic: the same request gives the same answer whatever stands beside it in the batch.
+        deterministic: the same request gives the same answer whatever stands beside it in the batch, but for the last
+            bit of a sum, which may move a pixel on the border of a mask.
         mask_source: how masks come about; a column of every table.
         language_model: a language model reads the request ("no" marks plain detectors and segmenters).
         reads_images: False for saved predictions and weightless models: pictures need not be there.

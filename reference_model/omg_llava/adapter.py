@@ -40,7 +40,7 @@ from omgbench.contract import (
     VisualPrompt,
 )
 from omgbench.errors import UserError
-from omgbench.metrics.rle import mask_to_rle, rle_to_mask, tight_box_xyxy, union_of
+from omgbench.metrics.rle import check_rle, mask_to_rle, rle_to_mask, tight_box_xyxy, union_of
 
 if TYPE_CHECKING:
     import torch
@@ -268,6 +268,8 @@ class OmgLlavaAdapter:
         return Response(request.id, status, panoptic=PanopticResult(segments))
 
     def _interactive(self, request: Request) -> Response:
+        if not request.prompts:
+            raise ModelError("nothing is pointed at", expected="a point, box or mask")
         masks = self._ready.segmenter.interactive(self._view(request.frames[0]), _prompts(request.prompts))
         found = tuple(_mask(mask) for mask in masks)
         return Response(request.id, Status.OK if found else Status.EMPTY, masks=found)
@@ -385,8 +387,11 @@ def _question(request: Request, grounded_question: str) -> Question:
     from omg_llava.prompts import speak_of
 
     texts = [turn.text for turn in request.history] + [request.prompt(_default_wording(request, grounded_question))]
-    if not texts[-1].strip():
+    refers = request.intent in (Intent.REFER_SEGMENT, Intent.REFER_BOX)
+    if not (request.text or "" if refers else texts[-1]).strip():
         raise ModelError("the question has no text", expected="some words")
+    if request.intent is Intent.REGION_CAPTION and not request.prompts:
+        raise ModelError("no region is pointed at", expected="a point, box or mask")
     placeholders = [found for text in texts for found in _PLACEHOLDER.findall(text)]
     prompts = _prompts(request.prompts, [found == MARK for found in placeholders])
     if prompts and not placeholders:
@@ -424,6 +429,9 @@ def _prompts(prompts: Sequence[VisualPrompt], as_marks: Sequence[bool] = ()) -> 
         elif isinstance(prompt, BoxPrompt):
             made.append(Prompt("box", np.array(prompt.xyxy, np.float32), as_mark))
         elif isinstance(prompt, MaskPrompt):
+            problem = check_rle(prompt.rle, prompt.rle.size)
+            if problem is not None:
+                raise ModelError(f"a mask prompt: {problem}", expected="a mask of the picture's size")
             made.append(Prompt("mask", rle_to_mask(prompt.rle), as_mark))
         else:
             raise ModelError(f"a {prompt.kind} prompt", expected="a point, box or mask")
@@ -441,13 +449,13 @@ def _asks_again(request: Request, reply: Reply) -> bool:
 def _text_response(request: Request, reply: Reply) -> Response:
     masks = tuple(_mask(mask) for mask in reply.each_mask())
     text, spans = _read(request, reply, len(masks))
-    status = Status.TRUNCATED if reply.finish == "length" else Status.OK
-    if request.intent in (Intent.REFER_SEGMENT, Intent.REFER_BOX) and not masks:
-        status = Status.EMPTY
     boxes: tuple[Box, ...] = ()
     if request.intent is Intent.REFER_BOX:
         found = [tight_box_xyxy(mask.rle) for mask in masks]
         boxes, masks, spans = tuple(Box(xyxy) for xyxy in found if xyxy is not None), (), ()
+    status = Status.TRUNCATED if reply.finish == "length" else Status.OK
+    if request.intent in (Intent.REFER_SEGMENT, Intent.REFER_BOX) and not masks and not boxes:
+        status = Status.EMPTY
     return Response(
         request.id,
         status,

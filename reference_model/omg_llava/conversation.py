@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from omg_llava.errors import ModelError
 from omg_llava.vocabulary import IMAGE
 
 IMAGE_TEXT = "<image>"
@@ -71,6 +72,12 @@ def encode(tokenizer: Any, text: str, *, has_image: bool) -> list[int]:
     The text is cut at the first `<image>`; the piece before it is encoded with the tokenizer's own start token, the
     piece behind without. Further `<image>` are what a user typed, and stay text.
     """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ModelError(
+            f"the text has half a character at {error.start}", expected="text that UTF-8 can hold"
+        ) from None
     head, found, tail = text.partition(IMAGE_TEXT) if has_image else (text, "", "")
     ids = list(tokenizer.encode(head, add_special_tokens=True))
     if found:

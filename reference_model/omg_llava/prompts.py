@@ -15,6 +15,9 @@ from omg_llava.preprocessing import CornerFrame, SquareFrame
 from omg_llava.visual_prompts import PromptKind, PromptSet
 from omg_llava.vocabulary import MARK, REGION
 
+_OVERHANG_PX = 1.0
+"""Annotated boxes reach over the border by fractions of a pixel; what does is drawn in."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
@@ -66,9 +69,11 @@ def _prompt_set(
 
 
 def _placed(kind: PromptKind, values: torch.Tensor, frame: SquareFrame | CornerFrame) -> torch.Tensor:
-    if kind == "point":
-        return frame.points_xy(values)
-    return frame.boxes_xyxy(values) if kind == "box" else frame.masks(values.bool())
+    if kind == "mask":
+        return frame.masks(values.bool())
+    border = torch.tensor([frame.width, frame.height], dtype=torch.float32)
+    corners = values.float().reshape(-1, 2).clamp(min=torch.zeros(2), max=border)
+    return frame.points_xy(corners) if kind == "point" else frame.boxes_xyxy(corners.reshape(-1, 4))
 
 
 def _check(prompt: Prompt, width: int, height: int, where: str) -> None:
@@ -83,7 +88,9 @@ def _check(prompt: Prompt, width: int, height: int, where: str) -> None:
     numbers = [float(number) for number in prompt.value]
     if not all(math.isfinite(number) for number in numbers):
         raise ModelError(f"the {prompt.kind} is {numbers}", expected=inside, where=where)
-    if any(not 0 <= x <= width for x in numbers[0::2]) or any(not 0 <= y <= height for y in numbers[1::2]):
+    if any(not -_OVERHANG_PX <= x <= width + _OVERHANG_PX for x in numbers[0::2]) or any(
+        not -_OVERHANG_PX <= y <= height + _OVERHANG_PX for y in numbers[1::2]
+    ):
         raise ModelError(f"the {prompt.kind} {numbers} lies outside", expected=inside, where=where)
     if prompt.kind == "box" and not (numbers[0] < numbers[2] and numbers[1] < numbers[3]):
         raise ModelError(f"the box {numbers} is empty", expected="x1 < x2 and y1 < y2", where=where)

@@ -9,7 +9,7 @@ REGION_CAPTION = "Can you provide me with a detailed description of the region i
 """`<mark>` is replaced by the object token of the prompted region."""
 
 REGION_CAPTIONS = "Could you describe each of these regions in detail?"
-"""For several prompts, or none, behind the sentence that names them; the wording is ours."""
+"""For several prompts, behind the sentence that names them; the wording is ours."""
 
 GROUNDED_CAPTION = (
     "Could you please give me a detailed description of the image? "
