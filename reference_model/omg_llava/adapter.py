@@ -128,6 +128,7 @@ class OmgLlavaAdapter:
         """Load the folder. Raises `UserError` for one that cannot be used."""
         from omg_llava.placing import resolve_device, resolve_dtype
 
+        self.close()
         with _errors_for_people():
             device = resolve_device(placement.device, placement.worker)
             self._loaded = _load(self._folder, device, resolve_dtype(placement.dtype), self._four_bit)
@@ -388,7 +389,8 @@ def _question(request: Request, grounded_question: str) -> Question:
 
     texts = [turn.text for turn in request.history] + [request.prompt(_default_wording(request, grounded_question))]
     refers = request.intent in (Intent.REFER_SEGMENT, Intent.REFER_BOX)
-    if not (request.text or "" if refers else texts[-1]).strip():
+    wants_text = refers and "{text}" in (request.template or wording.REFER_SEGMENT)
+    if not (request.text or "" if wants_text else texts[-1]).strip():
         raise ModelError("the question has no text", expected="some words")
     if request.intent is Intent.REGION_CAPTION and not request.prompts:
         raise ModelError("no region is pointed at", expected="a point, box or mask")

@@ -37,7 +37,7 @@ from omg_llava.preprocessing import SquareFrame, square_pixels
 from omg_llava.prompts import Prompt, prompt_sets
 from omg_llava.sequence import Placeholders, splice
 from omg_llava.stopping import StopRule
-from omg_llava.vocabulary import IGNORED, IMAGE, MARK, REGION
+from omg_llava.vocabulary import IGNORED, IMAGE, MARK, REGION, SEG
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,17 +158,27 @@ class Assistant:
         written = generate(self.model.llm, self.model.seg_state, rows, seg_id=self.model.special.seg)
         masks = self._mask_logits([item.look for item in prepared], written)
         return [
-            Reply(
-                text=item.row.stop.cut(self.tokenizer.decode(result.ids, skip_special_tokens=False)),
-                plain_text=item.row.stop.cut(self.tokenizer.decode(result.ids, skip_special_tokens=True)).strip(),
-                mask_logits=own_masks,
-                frame=item.look.frame,
-                finish=result.finish,
-                n_input_tokens=item.row.prefix.length + len(item.row.embeds),
-                n_output_tokens=len(result.ids),
-            )
+            self._reply(item, result, own_masks)
             for item, result, own_masks in zip(prepared, written, masks, strict=True)
         ]
+
+    def _reply(self, prepared: Prepared, written: Generated, mask_logits: torch.Tensor) -> Reply:
+        """An answer in words. What a stop string of the caller's cuts off takes its masks with it."""
+        row = prepared.row
+        whole = self.tokenizer.decode(written.ids, skip_special_tokens=False)
+        text = row.stop.cut(whole)
+        n_ids = len(written.ids)
+        while text != whole and n_ids and len(self.tokenizer.decode(written.ids[: n_ids - 1])) >= len(text):
+            n_ids -= 1
+        return Reply(
+            text=text,
+            plain_text=row.stop.cut(self.tokenizer.decode(written.ids[:n_ids], skip_special_tokens=True)).strip(),
+            mask_logits=mask_logits[: text.count(SEG)],
+            frame=prepared.look.frame,
+            finish=written.finish,
+            n_input_tokens=row.prefix.length + len(row.embeds),
+            n_output_tokens=len(written.ids),
+        )
 
     @torch.inference_mode()
     def score_choices(self, look: Look, question: Question, choices: Sequence[str]) -> list[tuple[float, int]]:

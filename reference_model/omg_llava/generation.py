@@ -230,8 +230,9 @@ class _Sampler:
 
     def choose(self, logits: torch.Tensor) -> int:
         """From float32 logits (vocabulary,)."""
-        top, ids = logits.div(self.sampling.temperature).topk(min(self.sampling.top_k, len(logits)))
-        shares = top.softmax(dim=-1).cpu()
+        top, ids = logits.topk(min(self.sampling.top_k, len(logits)))
+        # The greatest is taken off first: divided by a tiny temperature it would be infinite.
+        shares = ((top - top[0]) / self.sampling.temperature).softmax(dim=-1).cpu()
         # The smallest set whose probability reaches top_p, at least one token.
         kept = shares.cumsum(dim=-1) - shares < self.sampling.top_p
         drawn = torch.multinomial(shares * kept, 1, generator=self.random)

@@ -112,7 +112,7 @@ def test_a_greedy_row_beside_sampled_ones_stays_greedy(lively: Assistant, looks:
     assert replies[1].text == with_masks.text != replies[0].text
 
 
-@pytest.mark.parametrize("changes", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-3}])
+@pytest.mark.parametrize("changes", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-3}, {"temperature": 1e-40}])
 def test_the_narrowest_sampling_is_greedy(
     lively: Assistant, looks: list[Look], with_masks: Reply, changes: dict[str, Any]
 ) -> None:
@@ -167,6 +167,14 @@ def test_a_stop_string_of_several_tokens_ends_the_answer_before_it(
     assert stopped.finish == "stop"
     assert stopped.n_output_tokens == len(_ids(lively, before)) + 2
     assert len(stopped.masks) == before.count("[SEG]")
+
+
+def test_a_seg_that_a_stop_string_cut_off_has_no_mask(lively: Assistant, looks: list[Look], with_masks: Reply) -> None:
+    number, question = questions()[1]
+    stop = next(iter(re.findall(r"\[SEG\][a-z]", with_masks.text)))
+    stopped = ask(lively, looks[number], question.text, stop=(stop,))
+    assert stopped.text == with_masks.text.partition(stop)[0]
+    assert len(stopped.masks) == stopped.text.count("[SEG]")
 
 
 def test_a_stop_string_ends_its_own_row_only(
