@@ -179,8 +179,9 @@ def official_files(goldens: Goldens, tmp_path_factory: pytest.TempPathFactory) -
     }
     torch.save({"state_dict": omg_seg, "meta": {"epoch": 12}}, folder / "omg_seg_convl.pth")
     _write_language_model(goldens, folder / "internlm2")
-    classes = load_file(goldens.folder / "class_embeddings.safetensors")
-    torch.save(next(iter(classes.values())), folder / "classes.pth")
+    [classes] = load_file(goldens.folder / "class_embeddings.safetensors").values()
+    assert classes.shape[1] == goldens.config["seg"]["num_prototypes"]
+    torch.save(classes, folder / "classes.pth")
     (folder / "classes.json").write_text(json.dumps(_class_set(goldens)))
     return Sources(
         omg_seg=folder / "omg_seg_convl.pth",

@@ -27,6 +27,7 @@ def test_special_tokens(goldens: Any, model: OmgLlava) -> None:
     assert (recorded["image"], recorded["ignore"]) == (IMAGE, IGNORED)
     for name in ("seg", "p_open", "p_close", "region", "mark"):
         assert getattr(special, name) == recorded[name], name
+    assert (recorded["base_vocab"], recorded["tokenizer_length"]) == (special.seg, special.mark + 1)
     assert recorded["embedding_rows"] == len(model.llm.get_input_embeddings().weight) == special.mark
 
 

@@ -123,8 +123,14 @@ def test_points_are_drawn_as_officially(goldens: Any, settings: MaskLossConfig) 
     stage = goldens.stage("i_losses")
     n_steps = sum(1 for _ in stage.matching(r"pred_mask_logits_\d+"))
     draws = iter([stage[f"rand_{index}"] for index in range(sum(1 for _ in stage.matching(r"rand_\d+")))])
+
+    def drawn(n_masks: int, n_points: int) -> torch.Tensor:
+        points = next(draws)
+        assert points.shape == (n_masks, n_points, 2)
+        return points
+
     for index in range(n_steps):
-        chosen = uncertain_points(stage[f"pred_mask_logits_{index}"][:, 0], settings, lambda n, p: next(draws))
+        chosen = uncertain_points(stage[f"pred_mask_logits_{index}"][:, 0], settings, drawn)
         # The official order of equally unsure points is that of a top-k, hence open: compare as sets.
         expected = stage[f"point_coords_{index}"]
         assert chosen.shape == expected.shape

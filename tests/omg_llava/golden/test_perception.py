@@ -21,6 +21,9 @@ BATCHES = ("", "_rect")
 @pytest.mark.parametrize("batch", BATCHES)
 def test_backbone(goldens: Any, model: OmgLlava, batch: str) -> None:
     stage = goldens.stage(f"a_backbone{batch}")
+    recorded = goldens.config
+    size = recorded["rect_hw"] if batch else [recorded["batch"], 3, *recorded["image_hw"]]
+    assert list(stage["images"].shape)[-len(size) :] == size
     maps = model.perception.backbone(stage["images"])
     for index, found in enumerate(maps):
         stage.check(f"feat{index}", found)

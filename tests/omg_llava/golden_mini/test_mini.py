@@ -279,7 +279,13 @@ def test_mask_losses(record: Record, official: Tensors) -> None:
     close(losses.dice, stage["dice_per_prediction"], atol=6e-5)
     close(losses.bce, stage["mask_per_prediction"], atol=3e-4)
     draws = iter([stage[f"rand_{2 * LAST}"], stage[f"rand_{2 * LAST + 1}"]])
-    chosen = uncertain_points(logits, config, lambda n, p: next(draws))
+
+    def drawn(n_masks: int, n_points: int) -> torch.Tensor:
+        of_call = next(draws)
+        assert of_call.shape == (n_masks, n_points, 2)
+        return of_call
+
+    chosen = uncertain_points(logits, config, drawn)
     # The order among them is open.
     for own, wanted in zip(chosen.tolist(), points.tolist(), strict=True):
         assert sorted(own) == sorted(wanted)
