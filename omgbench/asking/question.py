@@ -26,7 +26,7 @@ from omgbench.data.jsonfile import checked, put_once, read_json, require
 from omgbench.errors import UserError
 from omgbench.identity import request_fingerprint
 from omgbench.metrics.rle import check_rle
-from omgbench.runner.plan import GEN_RULES
+from omgbench.runner.plan import check_gen
 
 AUTO = "auto"
 INTENTS = tuple(intent for intent in Intent if intent is not Intent.SCORE_CHOICES)
@@ -186,12 +186,7 @@ def _gen_options(gen: GenOptions | Mapping[str, Any] | None) -> GenOptions:
     if isinstance(gen, GenOptions):
         return gen
     values = dict(gen or {})
-    for name, value in values.items():
-        if name not in GEN_RULES:
-            raise UserError(f"unknown generation option {name!r}", expected=f"one of: {', '.join(sorted(GEN_RULES))}")
-        is_right, expected = GEN_RULES[name]
-        if not is_right(value):
-            raise UserError(f"generation option {name} is {value!r}", expected=expected, hint=f"--gen {name}=VALUE")
+    check_gen(values.items())
     if "stop" in values:
         values["stop"] = tuple(values["stop"])
     return GenOptions(**values)

@@ -35,7 +35,7 @@ from omgbench.errors import UserError
 from omgbench.runner.ask import Asker
 from omgbench.runner.engine import load_model
 from omgbench.runner.progress import WarningsOnly
-from omgbench.runner.run import DEVICE_NAMES, DTYPE_NAMES
+from omgbench.runner.run import check_placement
 
 
 class QuestionOptions(TypedDict, total=False):
@@ -71,7 +71,8 @@ class OpenModel:
         offline: bool = True,
     ) -> None:
         """Build the model without loading its weights; see `open_model`."""
-        self._placement = _checked_placement(Placement(device, dtype, offline))
+        self._placement = Placement(device, dtype, offline)
+        check_placement(self._placement)
         self._is_ours = isinstance(model, str)
         if not isinstance(model, str) and model_args:
             raise UserError("model_args are given with a model object", expected="a name, file or import path")
@@ -142,14 +143,6 @@ class OpenModel:
                 self._model.close()
             except Exception as error:
                 WarningsOnly().say(f"{self.spec}: close() raised {type(error).__name__}: {error}")
-
-
-def _checked_placement(placement: Placement) -> Placement:
-    if not DEVICE_NAMES.fullmatch(placement.device):
-        raise UserError(f"--device {placement.device}", expected="auto, cpu, cuda, cuda:1 or mps")
-    if placement.dtype not in DTYPE_NAMES:
-        raise UserError(f"--dtype {placement.dtype}", expected=", ".join(DTYPE_NAMES))
-    return placement
 
 
 def _prompts(frame: Frame, question: QuestionOptions) -> tuple[VisualPrompt, ...]:

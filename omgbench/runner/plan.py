@@ -175,21 +175,25 @@ def _missing(frames: Iterable[Frame]) -> Iterator[str]:
 def _check_options(cell: Cell, options: PlanOptions) -> None:
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit {options.limit}", expected="1 or more")
-    known = set(GenOptions.__dataclass_fields__)
-    for name, value in options.gen:
-        if name not in known:
-            raise UserError(f"unknown generation option {name!r}", expected=f"one of: {', '.join(sorted(known))}")
-        is_right, expected = GEN_RULES[name]
+    check_gen(options.gen)
+    _template_text(cell, options)
+
+
+def check_gen(options: Iterable[tuple[str, Any]]) -> None:
+    """Raise `UserError` for a generation option that is none, or a value that it cannot have."""
+    for name, value in options:
+        if name not in _GEN_RULES:
+            raise UserError(f"unknown generation option {name!r}", expected=f"one of: {', '.join(sorted(_GEN_RULES))}")
+        is_right, expected = _GEN_RULES[name]
         if not is_right(value):
             raise UserError(f"generation option {name} is {value!r}", expected=expected, hint=f"--gen {name}=VALUE")
-    _template_text(cell, options)
 
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-GEN_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+_GEN_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_new_tokens": (lambda value: _is_whole(value) and value >= 1, "a whole number, 1 or more"),
     "num_beams": (lambda value: _is_whole(value) and value >= 1, "a whole number, 1 or more"),
     "seed": (_is_whole, "a whole number"),

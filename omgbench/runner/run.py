@@ -26,8 +26,8 @@ from omgbench.selection import Cell, select
 from omgbench.store import ResultRecord
 
 DEFAULT_OUT = "omgbench_runs"
-DEVICE_NAMES = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,4})?")
-DTYPE_NAMES = ("auto", "float32", "bfloat16", "float16")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,4})?")
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +143,14 @@ def _spec(request: RunRequest) -> str:
     return request.model if isinstance(request.model, str) else type(request.model).__name__
 
 
+def check_placement(placement: Placement) -> None:
+    """Raise `UserError` for a device or number format that no model can be asked for."""
+    if not _DEVICE.fullmatch(placement.device):
+        raise UserError(f"--device {placement.device}", expected="auto, cpu, cuda, cuda:1 or mps")
+    if placement.dtype not in _DTYPES:
+        raise UserError(f"--dtype {placement.dtype}", expected=", ".join(_DTYPES))
+
+
 def _check(request: RunRequest) -> None:
     if request.batch_size < 1:
         raise UserError(f"--batch-size {request.batch_size}", expected="1 or more")
@@ -150,11 +158,7 @@ def _check(request: RunRequest) -> None:
         raise UserError(f"--workers {request.workers}", expected="0 (in this process) or more")
     if request.timeout_s is not None and not request.timeout_s > 0:
         raise UserError(f"--timeout {request.timeout_s:g}", expected="seconds, above 0")
-    placement = request.placement
-    if not DEVICE_NAMES.fullmatch(placement.device):
-        raise UserError(f"--device {placement.device}", expected="auto, cpu, cuda, cuda:1 or mps")
-    if placement.dtype not in DTYPE_NAMES:
-        raise UserError(f"--dtype {placement.dtype}", expected=", ".join(DTYPE_NAMES))
+    check_placement(request.placement)
     in_processes = request.workers > 0 or request.timeout_s is not None
     if in_processes and not isinstance(request.model, str):
         raise UserError(
