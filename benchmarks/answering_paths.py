@@ -92,7 +92,7 @@ class AnswerForm:
         return logits + self._bias[self._step - 1]
 
 
-def make_assistant(config: str = "omg_llava_tiny", seed: int = 0) -> Assistant:
+def make_assistant(config: str = "omg_llava_bytes", seed: int = 0) -> Assistant:
     """Untrained, always the same weights.
 
     Those of the language model's layers are enlarged: fresh ones hardly mix tokens, so that every question would have

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tasks": ("omgbench.cli.listing", "List the tasks, or show one task's card."),
     "models": ("omgbench.cli.listing", "List the models, or show what one declares."),
     "model": ("omgbench.cli.model", "Convert and inspect the checkpoints of a model."),
+    "train": ("omgbench.cli.train", "Train a model by a recipe; goes on where a stopped training left off."),
     "data": ("omgbench.cli.data", "Say what data is there and what is missing; write demo data; verify."),
     "check-adapter": ("omgbench.cli.check", "Run the conformance suite on a model."),
     "check-task": ("omgbench.cli.check", "Run the conformance suite on a task."),

@@ -54,15 +54,33 @@ Examples:
 @click.option(
     "--digits", type=click.IntRange(0, 12), default=1, show_default=True, help="Decimals on the display scale."
 )
+@click.option(
+    "--join-seeds", is_flag=True, help="One row of means with intervals for a model trained under several seeds."
+)
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
-def table(runs: tuple[Path, ...], format_: Any, published: Any, metrics: str, digits: int, output: Path | None) -> int:
+def table(
+    runs: tuple[Path, ...],
+    format_: Any,
+    published: Any,
+    metrics: str,
+    digits: int,
+    join_seeds: bool,
+    output: Path | None,
+) -> int:
     """Make a table of results, one row per model."""
     from omgbench.api import load_results
     from omgbench.reports.tables import render_table
     from omgbench.store import atomic_write_text
 
     results = load_results(*runs).results
-    text = render_table(results, format=format_, published=published, all_metrics=metrics == "all", digits=digits)
+    text = render_table(
+        results,
+        format=format_,
+        published=published,
+        all_metrics=metrics == "all",
+        digits=digits,
+        join_seeds=join_seeds,
+    )
     if output is None:
         click.echo(text, nl=False)
     else:

@@ -7,6 +7,7 @@ from omgbench.contract.geometry import Box, BoxXyxy, Mask, PointXy, Rle
 from omgbench.contract.model import (
     Capabilities,
     HasCheckpoints,
+    HasTraining,
     MaskSource,
     Model,
     ModelDied,
@@ -68,6 +69,7 @@ __all__ = [
     "HasDemo",
     "HasOfficialPredictions",
     "HasPerfectAnswer",
+    "HasTraining",
     "Intent",
     "Json",
     "Mask",

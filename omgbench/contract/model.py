@@ -28,7 +28,7 @@ class Capabilities:
             bit of a sum, which may move a pixel on the border of a mask.
         mask_source: how masks come about; a column of every table.
         language_model: a language model reads the request ("no" marks plain detectors and segmenters).
-        reads_images: False for saved predictions and weightless models: pictures need not be there.
+        reads_images: False for saved predictions and models that look at nothing: pictures need not be there.
         sees_references: True only for test models that are given the right answer; marked in every table.
     """
 
@@ -152,6 +152,25 @@ class HasCheckpoints(Protocol):
 
     def describe(self) -> Mapping[str, str]:
         """What the weights are and whether they are whole, told without loading them."""
+        ...
+
+
+@runtime_checkable
+class HasTraining(Protocol):
+    """A model that can be trained: `omgbench train` calls these."""
+
+    @staticmethod
+    def recipes() -> Mapping[str, str]:
+        """The recipes that come along: name to one line that says what it makes."""
+        ...
+
+    @staticmethod
+    def train(arguments: Sequence[str]) -> int:
+        """Train by a recipe. The exit code: 0 at the end, 3 where it stopped before and can go on.
+
+        Args:
+            arguments: words of a command line, the recipe's name or file first; `--help` explains them.
+        """
         ...
 
 

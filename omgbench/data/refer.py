@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from omgbench.contract import Rle
-from omgbench.data.coco import Annotation, ImageRecord, Instances, Polygons, checked_file_name
+from omgbench.data.coco import Annotation, ImageRecord, Instances, checked_file_name
 from omgbench.data.jsonfile import checked, read_json, require, shown
 from omgbench.data.locate import STATUS_HINT
+from omgbench.data.parts import part_counts, part_rles
 from omgbench.data.unpickle import load_plain_pickle
 from omgbench.errors import DataError
-from omgbench.metrics.rle import area_px, empty_rle, exactly_one_of, polygons_to_rles, rle_to_mask, to_coco, union_of
+from omgbench.metrics.rle import area_px, empty_rle, exactly_one_of, to_coco, union_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +163,7 @@ def reference_mask_counts(annotation: Annotation, image: ImageRecord) -> NDArray
     Raises:
         DataError: a polygon with an outline of absurd length.
     """
-    counts = np.zeros((image.height, image.width), dtype=np.uint8)
-    for rle in _part_rles(annotation, image):
-        counts += rle_to_mask(rle)
-    return counts
+    return part_counts(annotation.segmentation, (image.height, image.width), _where(annotation))
 
 
 def class_one_and_two(annotation: Annotation, image: ImageRecord) -> tuple[Rle, Rle | None]:
@@ -176,7 +174,7 @@ def class_one_and_two(annotation: Annotation, image: ImageRecord) -> tuple[Rle, 
     Raises:
         DataError: a polygon with an outline of absurd length.
     """
-    rles = _part_rles(annotation, image)
+    rles = part_rles(annotation.segmentation, (image.height, image.width), _where(annotation))
     if not rles:
         return empty_rle((image.height, image.width)), None
     union = union_of(rles)
@@ -185,15 +183,8 @@ def class_one_and_two(annotation: Annotation, image: ImageRecord) -> tuple[Rle, 
     return exactly_one_of(rles), _at_least_two_of(rles)
 
 
-def _part_rles(annotation: Annotation, image: ImageRecord) -> Sequence[Rle]:
-    if not isinstance(annotation.segmentation, Polygons):
-        return annotation.segmentation.parts
-    # What pycocotools draws nothing for; its wrapper here would refuse it.
-    drawn = [part[: len(part) // 2 * 2] for part in annotation.segmentation.parts_xy if len(part) >= 6]
-    try:
-        return polygons_to_rles(drawn, (image.height, image.width))
-    except DataError as error:
-        raise DataError(error.found, expected=error.expected, where=f"annotation {shown(annotation.id)}") from None
+def _where(annotation: Annotation) -> str:
+    return f"annotation {shown(annotation.id)}"
 
 
 def _at_least_two_of(rles: Sequence[Rle]) -> Rle:

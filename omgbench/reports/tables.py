@@ -11,6 +11,7 @@ from typing import Any, Literal
 from omgbench.errors import UserError
 from omgbench.printable import SENTENCE_LIMIT, printable
 from omgbench.reports.published import PublishedNumber, published_numbers
+from omgbench.reports.seeds import joined, mean_and_half_width, seed_of
 from omgbench.store import MetricRecord, ResultRecord
 
 Format = Literal["text", "markdown", "latex", "csv"]
@@ -97,6 +98,7 @@ def render_table(
     published: Published = "none",
     all_metrics: bool = False,
     digits: int = 1,
+    join_seeds: bool = False,
 ) -> str:
     """A table with models as rows and numbers as columns.
 
@@ -106,6 +108,7 @@ def render_table(
             come with the tasks.
         all_metrics: every metric, not the primary ones only.
         digits: decimals on the display scale.
+        join_seeds: models of one name that differ in their training seed make one row of means with intervals.
 
     Raises:
         UserError: there is nothing to show, or the format is unknown.
@@ -115,11 +118,17 @@ def render_table(
     writers = {"text": _text, "markdown": _markdown, "latex": _latex, "csv": _csv}
     if format not in writers:
         raise UserError(f"unknown format {format!r}", expected=f"one of: {', '.join(writers)}")
-    return writers[format](make_table(results, published=published, all_metrics=all_metrics, digits=digits))
+    table = make_table(results, published=published, all_metrics=all_metrics, digits=digits, join_seeds=join_seeds)
+    return writers[format](table)
 
 
 def make_table(
-    results: Sequence[ResultRecord], *, published: Published = "none", all_metrics: bool = False, digits: int = 1
+    results: Sequence[ResultRecord],
+    *,
+    published: Published = "none",
+    all_metrics: bool = False,
+    digits: int = 1,
+    join_seeds: bool = False,
 ) -> Table:
     """Lay results out; see `render_table`."""
     columns = _columns(results, all_metrics)
@@ -127,9 +136,14 @@ def make_table(
     shown = {column.key for column in columns}
     groups = _by_model(results)
     several_dtypes = len({result.engine.dtype for result in results}) > 1
-    rows = [Row(_row_name(group[0], several_dtypes), published=False) for group in groups]
-    for row, group in zip(rows, groups, strict=True):
-        _fill(row, group, shown, digits, notes)
+    rows = []
+    for members in joined(groups) if join_seeds else [[group] for group in groups]:
+        row = Row(_row_name(members[0][0], several_dtypes), published=False)
+        if len(members) == 1:
+            _fill(row, members[0], shown, digits, notes)
+        else:
+            _fill_joined(row, members, shown, digits, notes)
+        rows.append(row)
     _mark_mixed_data(results, rows, notes)
     if published != "none":
         rows.extend(_published_rows(columns, published == "all", digits, notes))
@@ -202,6 +216,32 @@ def _fill(
                 why = "; ".join(result.reasons[:1])
                 marks.append(notes.number(f"incomplete ({result.label}): {why}"))
             row.entries[key] = Entry(format_value(metric, digits), marks)
+
+
+def _fill_joined(
+    row: Row, seeds: list[list[ResultRecord]], shown: set[tuple[str, str, str, str]], digits: int, notes: _Notes
+) -> None:
+    """Means over seeds; marks of any seed are marks of the mean."""
+    single = [Row(row.model, published=False) for _ in seeds]
+    values: dict[tuple[str, str, str, str], list[float]] = {}
+    for own, results in zip(single, seeds, strict=True):
+        _fill(own, results, shown, digits, notes)
+        for task, (answered, asked) in own.answered.items():
+            before = row.answered.get(task, (0, 0))
+            row.answered[task] = (before[0] + answered, before[1] + asked)
+        for result in results:
+            for metric in result.metrics:
+                key = (result.task.name, result.task.subset, result.task.split, metric.name)
+                if key in shown and metric.value is not None:
+                    values.setdefault(key, []).append(metric.value * metric.display_factor)
+    names = ", ".join(str(seed_of(results[0])) for results in seeds)
+    what = notes.number(f"mean over the training seeds {names}, with half the width of its 95 % interval (Student's t)")
+    for key, found in values.items():
+        mean, half_width = mean_and_half_width(found)
+        text = f"{mean:.{digits}f}" + ("" if half_width is None else f" ± {half_width:.{digits}f}")
+        marks = dict.fromkeys(mark for own in single for mark in own.entries[key].notes)
+        short = [] if len(found) == len(seeds) else [notes.number(f"{len(found)} of {len(seeds)} seeds")]
+        row.entries[key] = Entry(text, [what, *short, *marks])
 
 
 def _mark_mixed_data(results: Sequence[ResultRecord], rows: list[Row], notes: _Notes) -> None:

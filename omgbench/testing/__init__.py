@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omgbench.testing.frames import broken_frame, tiny_clip, tiny_frame
+    from omgbench.testing.largest_object import LargestObjectModel
     from omgbench.testing.model_check import check_model
     from omgbench.testing.models import (
         BlankModel,
@@ -29,6 +30,7 @@ _HOMES = {
     "tiny_frame": "frames",
     "BlankModel": "models",
     "CrashingModel": "models",
+    "LargestObjectModel": "largest_object",
     "PerfectModel": "models",
     "RandomModel": "models",
     "ScriptedModel": "models",
@@ -43,6 +45,7 @@ __all__ = [
     "BlankModel",
     "Check",
     "CrashingModel",
+    "LargestObjectModel",
     "PerfectModel",
     "RandomModel",
     "Report",

@@ -1,7 +1,7 @@
 """Models without weights: the right answer, no answer, a random one, the whole picture, and ones that misbehave.
 
 The first four are registered like any other model and give every benchmark its ceiling and its floors; the others
-are for tests. None of them opens a picture.
+are for tests. None of them opens a picture (`omgbench.testing.largest_object` does).
 """
 
 from __future__ import annotations

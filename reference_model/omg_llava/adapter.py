@@ -15,6 +15,7 @@ import numpy as np
 
 from omg_llava import wording
 from omg_llava.answers import read_grounded_text, read_region_caption
+from omg_llava.bundled import BUNDLED, bundled_folder
 from omg_llava.errors import ModelError
 from omg_llava.look_cache import LookCache
 from omg_llava.vocabulary import MARK, REGION, SEG
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from omg_llava.assistant import Assistant, Look, Prepared, Question, Reply
-    from omg_llava.config import ClassSetConfig
+    from omg_llava.config import ClassSetConfig, OmgLlavaConfig
     from omg_llava.fusion import Segment
     from omg_llava.prompts import Prompt
     from omg_llava.universal import UniversalSegmenter, View
@@ -61,10 +62,10 @@ _TEXT_INTENTS = frozenset(
 
 
 class OmgLlavaAdapter:
-    """OMG-LLaVA from a folder of `omgbench model convert`.
+    """OMG-LLaVA from a folder of `omgbench model convert` or of `omgbench train`.
 
     Args:
-        weights: the folder.
+        weights: the folder; None = the small model that comes along, trained on the demo world and named so in tables.
         four_bit: the language model's layers in NF4, as the official scripts run it; wants bitsandbytes, and adapters
             kept apart (--keep-lora) to be the official sum.
         grounded_questions: how many of the six official questions are asked, one after the other, until an answer
@@ -106,6 +107,22 @@ class OmgLlavaAdapter:
         with _errors_for_people():
             return run(["convert", *arguments])
 
+    @staticmethod
+    def recipes() -> Mapping[str, str]:
+        """Training recipes and studies that come along; see `omg_llava.training.recipe` and `.study`."""
+        from omg_llava.training.recipe import recipe_list
+        from omg_llava.training.study import study_list
+
+        return recipe_list() | study_list()
+
+    @staticmethod
+    def train(arguments: Sequence[str]) -> int:
+        """`python -m omg_llava train`, for `omgbench train`."""
+        from omg_llava.command import run
+
+        with _errors_for_people():
+            return run(["train", *arguments])
+
     def describe(self) -> Mapping[str, str]:
         """What the folder holds; see `omg_llava.describe`."""
         from omg_llava.describe import describe
@@ -138,7 +155,7 @@ class OmgLlavaAdapter:
         """The folder's weights by content; quantisation and the number of questions are options that change answers."""
         loaded = self._ready
         return ModelIdentity(
-            name="OMG-LLaVA",
+            name=_name(loaded.assistant.model.config),
             version=ADAPTER_VERSION,
             weights=loaded.fingerprint,
             templates={
@@ -148,6 +165,7 @@ class OmgLlavaAdapter:
             },
             options={
                 "config": loaded.assistant.model.config.name,
+                **_origin(loaded.assistant.model.config),
                 "config_sha256": loaded.config_sha256,
                 "tokenizer_sha256": loaded.tokenizer_sha256,
                 "language_model_dtype": loaded.dtype,
@@ -178,13 +196,14 @@ class OmgLlavaAdapter:
 
     @property
     def _folder(self) -> Path:
-        if self._weights is None:
+        folder = bundled_folder(BUNDLED) if self._weights is None else Path(self._weights)
+        if self._weights is None and not folder.is_dir():
             raise UserError(
-                "omg_llava needs weights",
-                expected="a folder made by omgbench model convert",
+                "omg_llava needs weights: none come along with this copy",
+                expected="a folder made by omgbench model convert or omgbench train",
                 hint="--model-args weights=FOLDER",
             )
-        return Path(self._weights)
+        return folder
 
     @property
     def _ready(self) -> _Loaded:
@@ -320,6 +339,19 @@ class _Pictures(Sequence["Image"]):
         if isinstance(index, slice):
             return [frame.image for frame in self._frames[index]]
         return self._frames[index].image
+
+
+def _name(config: OmgLlavaConfig) -> str:
+    """What tables call it: the published model by its name alone, one that was trained here with its recipe's."""
+    return "OMG-LLaVA" if config.trained_by is None else f"OMG-LLaVA ({config.trained_by.recipe})"
+
+
+def _origin(config: OmgLlavaConfig) -> dict[str, str]:
+    origin = config.trained_by
+    if origin is None:
+        return {}
+    data = "the demo world" if origin.demo else "the user's data"
+    return {"trained_on": data, "training_recipe": origin.recipe, "training_seed": str(origin.seed)}
 
 
 def _check_argument(name: str, value: object, is_right: bool, expected: str) -> None:

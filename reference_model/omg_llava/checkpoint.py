@@ -64,11 +64,23 @@ def load_model(
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 
-def save_model(model: OmgLlava, tokenizer: Any, folder: str | Path, *, max_shard_bytes: int = 2 * 2**30) -> None:
-    """Write a folder that `load_model` loads. It must not exist."""
+def save_model(
+    model: OmgLlava,
+    tokenizer: Any,
+    folder: str | Path,
+    *,
+    max_shard_bytes: int = 2 * 2**30,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a folder that `load_model` loads. It must not exist.
+
+    Args:
+        dtype: of floating-point weights; None = as they are.
+    """
     with write_folder(Path(folder), model.config, tokenizer, max_shard_bytes=max_shard_bytes) as writer:
         for name, tensor in model.state_dict().items():
-            writer.add(name, tensor.detach())
+            converts = dtype is not None and tensor.is_floating_point()
+            writer.add(name, tensor.detach().to(dtype) if converts else tensor.detach())
 
 
 @contextmanager

@@ -29,11 +29,15 @@ class ImageConfig:
     Attributes:
         side: edge of the square in pixels, a multiple of 64.
         mean, std: of RGB in 0..1. Four decimals, as the official files have them, not CLIP's own seven.
+        universal_px, clip_px: most pixels of the (long, short) side in universal segmentation, where a picture keeps
+            its shape: of a picture (the released configuration for COCO), of a clip's frame (for VIPSeg).
     """
 
     side: int = 1024
     mean: tuple[float, float, float] = (0.4814, 0.4578, 0.4082)
     std: tuple[float, float, float] = (0.2686, 0.2613, 0.2757)
+    universal_px: tuple[int, int] = (1333, 800)
+    clip_px: tuple[int, int] = (1280, 736)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +174,28 @@ class ClassConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainedBy:
+    """Where weights come from that were trained with this package.
+
+    Attributes:
+        recipe: its name.
+        seed: of initial weights, order and draws.
+        demo: trained on the demo world, no real picture among its data.
+    """
+
+    recipe: str
+    seed: int
+    demo: bool
+
+
+@dataclass(frozen=True, slots=True)
 class OmgLlavaConfig:
     """All of it. See the parts.
 
     Attributes:
         prior_class_set: the label space that scores objects for the perception prior, COCO panoptic in the released
             models; None = the first of `class_sets`.
+        trained_by: the recipe, where the weights were trained with this package.
     """
 
     name: str
@@ -187,6 +207,7 @@ class OmgLlavaConfig:
     seg_token: SegTokenConfig = SegTokenConfig()
     class_sets: tuple[ClassSetConfig, ...] = field(default=())
     prior_class_set: str | None = None
+    trained_by: TrainedBy | None = None
 
     def __post_init__(self) -> None:
         from omg_llava.config_checks import check_config
@@ -205,7 +226,7 @@ class OmgLlavaConfig:
 
 def parse_config(data: Any, where: str = "config") -> OmgLlavaConfig:
     """A configuration from parsed JSON. Unknown, missing and mistyped entries raise `ModelError` naming the entry."""
-    return _build(OmgLlavaConfig, data, where)
+    return build_from_json(OmgLlavaConfig, data, where)
 
 
 def config_names() -> tuple[str, ...]:
@@ -215,33 +236,35 @@ def config_names() -> tuple[str, ...]:
 
 def ablation_names() -> tuple[str, ...]:
     """Names of the rows of the paper's ablation tables."""
-    return tuple(_read_json(_CONFIGS / "ablations.json"))
+    return tuple(read_json_object(_CONFIGS / "ablations.json"))
 
 
-def load_config(name: str, *, ablation: str | None = None) -> OmgLlavaConfig:
-    """The configuration called `name`, with the changes of an ablation.
+def load_config(name: str, *, ablation: str | None = None, changes: Mapping[str, Any] | None = None) -> OmgLlavaConfig:
+    """The configuration called `name`, with the changes of an ablation and then others laid over it, entry by entry.
 
     Raises:
         ModelError: for a name that is not among `config_names()` or `ablation_names()`.
     """
     if name not in config_names():
         raise ModelError(f"no configuration is called {name!r}", expected=" or ".join(config_names()))
-    data = _read_json(_CONFIGS / f"{name}.json")
+    data = read_json_object(_CONFIGS / f"{name}.json")
     if ablation is not None:
-        changes = _read_json(_CONFIGS / "ablations.json")
-        if ablation not in changes:
-            raise ModelError(f"no ablation is called {ablation!r}", expected=" or ".join(changes))
-        data = _changed(data, {key: value for key, value in changes[ablation].items() if key != "what"})
+        rows = read_json_object(_CONFIGS / "ablations.json")
+        if ablation not in rows:
+            raise ModelError(f"no ablation is called {ablation!r}", expected=" or ".join(rows))
+        data = _changed(data, {key: value for key, value in rows[ablation].items() if key != "what"})
         data["name"] = f"{name}+{ablation}"
+    data = _changed(data, changes or {})
     return parse_config(data, f"{name}.json")
 
 
 def read_config(path: Path) -> OmgLlavaConfig:
     """The configuration in a file."""
-    return parse_config(_read_json(path), str(path))
+    return parse_config(read_json_object(path), str(path))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises `ModelError` for a file that has none."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -262,8 +285,8 @@ def _changed(data: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
-def _build(kind: type[T], data: Any, where: str) -> T:
-    """A dataclass from a mapping, with types checked as far as the annotations say."""
+def build_from_json(kind: type[T], data: Any, where: str) -> T:
+    """A dataclass from a mapping, with types checked as far as the annotations say. Raises `ModelError`."""
     if not isinstance(data, Mapping):
         raise ModelError(f"{where} is {data!r}", expected=f"the entries of {kind.__name__}")
     hints = typing.get_type_hints(kind)
@@ -282,7 +305,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     """`value` as the annotation wants it."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return _build(cast(type, hint), value, where)
+        return build_from_json(cast(type, hint), value, where)
     if type(None) in arguments:
         return None if value is None else _value(arguments[0], value, where)
     if origin is tuple:

@@ -43,6 +43,9 @@ def check_config(config: OmgLlavaConfig) -> None:
 def _sizes(config: OmgLlavaConfig) -> Iterator[tuple[str, object, int, int]]:
     """Name, value, least and most of every whole number."""
     yield "image.side", config.image.side, 32, MOST_SIDE_PX
+    for name in ("universal_px", "clip_px"):
+        for value in getattr(config.image, name):
+            yield f"image.{name}", value, 32, MOST_SIDE_PX
     yield "projector.pixel_shuffle", config.projector.pixel_shuffle, 1, 32
     yield "backbone.clip_dim", config.backbone.clip_dim, 1, MOST_WIDTH
     for name in ("depths", "widths"):

@@ -40,8 +40,6 @@ class InputSize:
     short_side: int
 
 
-IMAGE_SIZE = InputSize(1333, 800)
-CLIP_SIZE = InputSize(1280, 736)
 DEFAULT_FUSION = FusionSettings()
 DEFAULT_CLIPS = ClipSettings()
 
@@ -63,20 +61,21 @@ class UniversalSegmenter:
 
     Args:
         model: its perception part and class embeddings are used.
-        image_size, clip_size: the released configurations' sizes for COCO and VIPSeg by default.
+        image_size, clip_size: None = `universal_px` and `clip_px` of the model's configuration.
     """
 
     def __init__(
         self,
         model: OmgLlava,
         *,
-        image_size: InputSize = IMAGE_SIZE,
-        clip_size: InputSize = CLIP_SIZE,
+        image_size: InputSize | None = None,
+        clip_size: InputSize | None = None,
         fusion: FusionSettings = DEFAULT_FUSION,
         clips: ClipSettings = DEFAULT_CLIPS,
     ) -> None:
         self.model = model.eval()
-        self.image_size, self.clip_size = image_size, clip_size
+        self.image_size = image_size or InputSize(*model.config.image.universal_px)
+        self.clip_size = clip_size or InputSize(*model.config.image.clip_px)
         self.fusion, self.clips = fusion, clips
 
     def class_set(self, name: str | None = None) -> ClassSetConfig:

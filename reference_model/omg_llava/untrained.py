@@ -16,7 +16,7 @@ from omg_llava.files.tokenizer import add_special_tokens_in_order
 from omg_llava.model import ClassEmbeddings, OmgLlava
 from omg_llava.vocabulary import ADDED_TOKENS
 
-_CONTROL_TOKENS = (
+CONTROL_TOKENS = (
     "<unk>",
     "<s>",
     "</s>",
@@ -28,7 +28,7 @@ _CONTROL_TOKENS = (
     "<|end|>",
     "<|endoftext|>",
 )
-BYTE_VOCABULARY = len(_CONTROL_TOKENS) + 256
+BYTE_VOCABULARY = len(CONTROL_TOKENS) + 256
 
 
 def byte_tokenizer() -> Any:
@@ -37,11 +37,11 @@ def byte_tokenizer() -> Any:
     Its length is `BYTE_VOCABULARY`, and the five tokens of OMG-LLaVA follow.
     """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate((*_CONTROL_TOKENS, *letters))}
+    vocabulary = {token: index for index, token in enumerate((*CONTROL_TOKENS, *letters))}
     tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(_CONTROL_TOKENS))
+    tokenizer.add_special_tokens(list(CONTROL_TOKENS))
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
     )

@@ -32,6 +32,7 @@ WITH_EXAMPLES = [
     ["models"],
     ["model", "convert"],
     ["model", "info"],
+    ["train"],
     ["data", "status"],
     ["data", "demo"],
     ["data", "verify"],

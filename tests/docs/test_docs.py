@@ -191,12 +191,13 @@ def all_commands() -> dict[str, click.Command]:
 
 
 def options_of(command: click.Command) -> set[str]:
-    """Of `model convert`, which hands its words on, those of the one model that comes along."""
+    """Of `model convert` and `train`, which hand their words on, those of the one model that comes along."""
     own = {option for parameter in command.params for option in parameter.opts} | {"--help"}
     if not command.context_settings.get("ignore_unknown_options"):
         return own
     subparsers = next(action for action in omg_llava.command.parser()._actions if action.choices)
-    return own | set(subparsers.choices["convert"]._option_string_actions)
+    assert command.name is not None
+    return own | set(subparsers.choices[command.name]._option_string_actions)
 
 
 @pytest.mark.parametrize("page", [*PAGES, *OTHERS, *CARDS], ids=names([*PAGES, *OTHERS, *CARDS]))

@@ -35,7 +35,7 @@ def small_config(
     *, family: str = "internlm2", ablation: str | None = None, settings: dict[str, Any] | None = None
 ) -> OmgLlavaConfig:
     """The tiny configuration with its changes, smaller still. `settings` go to the language model."""
-    config = with_language_family(load_config("omg_llava_tiny", ablation=ablation), family)
+    config = with_language_family(load_config("omg_llava_bytes", ablation=ablation), family)
     transformers = {
         **config.language.transformers,
         "hidden_size": 64,

@@ -139,7 +139,7 @@ def test_a_sliding_window_counts_tokens_and_not_padding(family: str) -> None:
 
 def test_an_unknown_family_is_an_error() -> None:
     with pytest.raises(ModelError, match="internlm2, phi3, qwen2"):
-        with_language_family(load_config("omg_llava_tiny"), "gpt")
+        with_language_family(load_config("omg_llava_bytes"), "gpt")
 
 
 # The options of the ablation tables; that they answer consistently is shown in test_sharing.py

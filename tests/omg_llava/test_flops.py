@@ -39,7 +39,7 @@ def flops() -> ModuleType:
 
 def sizes() -> dict[str, OmgLlavaConfig]:
     """The tiny model, and one where no two widths, depths or lengths that could be mixed up are the same."""
-    tiny = load_config("omg_llava_tiny")
+    tiny = load_config("omg_llava_bytes")
     settings = {**tiny.language.transformers, "hidden_size": 96, "num_attention_heads": 8, "num_key_value_heads": 4}
     [shapes] = tiny.class_sets
     many = dataclasses.replace(shapes, name="many", n_prototypes=90)

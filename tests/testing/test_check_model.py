@@ -18,6 +18,7 @@ from omgbench.contract import (
     Capabilities,
     Intent,
     Mask,
+    Model,
     ModelIdentity,
     PanopticResult,
     PanopticSegment,
@@ -32,6 +33,7 @@ from omgbench.contract import (
 from omgbench.testing import (
     BlankModel,
     CrashingModel,
+    LargestObjectModel,
     PerfectModel,
     RandomModel,
     ScriptedModel,
@@ -80,6 +82,7 @@ class DrawsAnew(WeightlessModel):
         BlankModel,
         RandomModel,
         WholeImageModel,
+        LargestObjectModel,
         PerfectModel,
         CrashingModel,
         DrawsAnew,
@@ -89,7 +92,7 @@ class DrawsAnew(WeightlessModel):
         *map(one_intent, Intent),
     ],
 )
-def test_good_models_pass(factory: Callable[[], WeightlessModel]) -> None:
+def test_good_models_pass(factory: Callable[[], Model]) -> None:
     report = check_model(factory)
     report.raise_for_failures()
     assert report.ok

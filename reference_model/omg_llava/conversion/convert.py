@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
 
 from omg_llava.checkpoint import write_folder
-from omg_llava.config import LoraConfig, OmgLlavaConfig
+from omg_llava.config import LanguageConfig, LoraConfig, OmgLlavaConfig
 from omg_llava.conversion.class_sets import read_class_set, read_prototypes
+from omg_llava.conversion.fresh import fresh_parts, fresh_shapes, fresh_tensors, with_fresh_rows
 from omg_llava.conversion.language import read_language_config
 from omg_llava.conversion.plan import Plan, check_plan, make_plan
 from omg_llava.conversion.sources import Sources, open_language_model, open_omg_llava, open_omg_seg
@@ -35,6 +37,7 @@ class ConversionOptions:
         dtype: of the language model; None keeps the stored one.
         max_shard_bytes: of the written files.
         hash_sources: note the SHA-256 of every source file.
+        seed: of what is fresh where no OMG-LLaVA checkpoint is given.
     """
 
     keep_lora: bool = False
@@ -42,6 +45,7 @@ class ConversionOptions:
     dtype: torch.dtype | None = None
     max_shard_bytes: int = 2 * 2**30
     hash_sources: bool = True
+    seed: int = 0
 
 
 def convert(
@@ -50,7 +54,8 @@ def convert(
     """Write the folder `out`, which must not exist, and return its configuration.
 
     Everything is checked before anything is written: each official tensor has a place, each of ours a source, all
-    shapes agree. Memory stays at one shard and one layer.
+    shapes agree. Memory stays at one shard and one layer. Without an OMG-LLaVA checkpoint the folder is the start of
+    training: what the checkpoint would hold is drawn from the seed, and `[SEG]` has the frozen decoder.
 
     Args:
         base: sizes of perception and projectors; the language model's are read from its folder.
@@ -62,24 +67,29 @@ def convert(
     length = len(tokenizer)
     add_special_tokens_in_order(tokenizer, list(ADDED_TOKENS))
     language = read_language_config(sources.language_model, length)
-    plan = make_plan(
-        open_omg_seg(sources.omg_seg, sources.open_clip),
-        open_omg_llava(sources.omg_llava),
-        open_language_model(sources.language_model),
-        language,
-    )
-    config = dataclasses.replace(base, language=language, name=f"{base.name}/{sources.omg_llava.stem}")
+    random = torch.Generator().manual_seed(options.seed)
+    plan = _planned(sources, language, random)
+    name = sources.omg_llava.stem if sources.omg_llava else "start"
+    config = dataclasses.replace(base, language=language, name=f"{base.name}/{name}")
     config = _described(config, plan, options)
-    config, prototypes = _with_class_sets(config, sources)
-    names = {f"class_sets.{name}.prototypes": tensor for name, tensor in prototypes.items()}
-    check_plan(plan, config, {name: tuple(tensor.shape) for name, tensor in names.items()})
+    config, class_sets = _with_class_sets(config, sources)
+    made = {name: tuple(tensor.shape) for name, tensor in class_sets.items()}
+    check_plan(plan, config, made if sources.omg_llava else made | fresh_shapes(config))
     with write_folder(out, config, tokenizer, max_shard_bytes=options.max_shard_bytes) as writer:
-        for name, tensor in plan.tensors(config.language.lora, options.lora_factor):
+        fresh = () if sources.omg_llava else fresh_tensors(config, random)
+        official = plan.tensors(config.language.lora, options.lora_factor)
+        for name, tensor in chain(official, fresh, class_sets.items()):
             writer.add(name, tensor.to(_dtype(name, tensor.dtype, options.dtype)))
-        for name, tensor in names.items():
-            writer.add(name, tensor)
         (writer.partial / "conversion.json").write_text(_record(sources, config, plan, options), encoding="utf-8")
     return config
+
+
+def _planned(sources: Sources, language: LanguageConfig, random: torch.Generator) -> Plan:
+    omg_seg = open_omg_seg(sources.omg_seg, sources.open_clip)
+    language_model = open_language_model(sources.language_model)
+    if sources.omg_llava:
+        return make_plan(omg_seg, open_omg_llava(sources.omg_llava), language_model, language)
+    return make_plan(omg_seg, (), with_fresh_rows(language_model, language, random), language)
 
 
 def _described(config: OmgLlavaConfig, plan: Plan, options: ConversionOptions) -> OmgLlavaConfig:
@@ -110,7 +120,7 @@ def _with_class_sets(config: OmgLlavaConfig, sources: Sources) -> tuple[OmgLlava
     # What the released models were trained with, wherever it stands among the label spaces.
     scoring = _OFFICIAL_PRIOR if _OFFICIAL_PRIOR in names else names[0]
     config = dataclasses.replace(config, class_sets=sets, prior_class_set=scoring)
-    return config, {item.name: tensor for item, tensor in read}
+    return config, {f"class_sets.{item.name}.prototypes": tensor for item, tensor in read}
 
 
 def _dtype(name: str, stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:
@@ -124,7 +134,7 @@ def _record(sources: Sources, config: OmgLlavaConfig, plan: Plan, options: Conve
     """What was converted from what, for people."""
     files = {
         "omg_seg": sources.omg_seg,
-        "omg_llava": sources.omg_llava,
+        **({"omg_llava": sources.omg_llava} if sources.omg_llava else {}),
         "language_model": sources.language_model,
         **{f"class_embeddings {name}": path for name, path in sources.class_embeddings.items()},
     }
@@ -135,6 +145,7 @@ def _record(sources: Sources, config: OmgLlavaConfig, plan: Plan, options: Conve
         "lora_rank": plan.rank,
         "lora": "none" if plan.rank is None else "kept" if options.keep_lora else "merged",
         "lora_factor": options.lora_factor,
+        "fresh": None if sources.omg_llava else {"seed": options.seed, "parts": fresh_parts(config)},
         "sources": {
             what: {"name": path.name, "sha256": fingerprint(path) if options.hash_sources else None}
             for what, path in files.items()

@@ -27,7 +27,13 @@ _COMMON = (
     "eos_token_id",
     "pad_token_id",
 )
-_OPTIONAL = ("original_max_position_embeddings", "sliding_window", "use_sliding_window", "partial_rotary_factor")
+_OPTIONAL = (
+    "original_max_position_embeddings",
+    "sliding_window",
+    "use_sliding_window",
+    "partial_rotary_factor",
+    "initializer_range",
+)
 
 
 def read_language_config(folder: Path, tokenizer_length: int) -> LanguageConfig:
@@ -52,6 +58,9 @@ def read_language_config(folder: Path, tokenizer_length: int) -> LanguageConfig:
     missing = [name for name in _COMMON[:5] if name not in data]
     if missing:
         raise ModelError(f"entries are missing: {', '.join(missing)}", where=str(path))
+    spread = data.get("initializer_range", 0.02)
+    if type(spread) not in (int, float) or not 0 < spread <= 1:
+        raise ModelError(f"initializer_range is {spread!r}", expected="a number above 0, up to 1", where=str(path))
     settings: dict[str, Any] = {name: data[name] for name in (*_COMMON, *_OPTIONAL) if name in data}
     settings.update(
         model_type=model_type,

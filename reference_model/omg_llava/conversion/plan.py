@@ -139,7 +139,7 @@ def check_plan(plan: Plan, config: OmgLlavaConfig, made: Mapping[str, tuple[int,
     """Compare with the model that the configuration describes, built without memory.
 
     Args:
-        made: shapes of tensors that come from elsewhere (class embeddings).
+        made: shapes of tensors that come from elsewhere: class embeddings, and fresh parts of a start folder.
 
     Raises:
         ModelError: naming missing and surplus tensors and wrong shapes.

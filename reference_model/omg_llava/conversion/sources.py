@@ -26,14 +26,15 @@ class Sources:
 
     Attributes:
         omg_seg: `omg_seg_convl.pth`.
-        omg_llava: `omg_llava_7b_finetune_8gpus.pth`, `finetuned_refseg.pth`, `finetuned_gcg.pth`, or stage 1.
+        omg_llava: `omg_llava_7b_finetune_8gpus.pth`, `finetuned_refseg.pth`, `finetuned_gcg.pth`, or stage 1; None for
+            the start of stage 1, where projectors and added vocabulary rows are fresh.
         language_model: folder of InternLM2, Phi-3 or Qwen2.
         class_embeddings: label space (bundled name or JSON file) to file of its class-name embeddings.
         open_clip: the OpenCLIP file, where `omg_seg` lacks the backbone.
     """
 
     omg_seg: Path
-    omg_llava: Path
+    omg_llava: Path | None
     language_model: Path
     class_embeddings: Mapping[str, Path]
     open_clip: Path | None = None

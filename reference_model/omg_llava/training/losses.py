@@ -46,9 +46,22 @@ class MaskLosses:
         return self.dice.sum() * config.dice_share, self.bce.sum() * config.bce_share
 
 
-def text_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross entropy of the next token over all counted positions of a batch: logits (B, L, V), labels (B, L)."""
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED)
+def text_loss(
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    n_tokens: float | None = None,
+) -> torch.Tensor:
+    """Cross entropy of the next token over the counted positions: their mean, or their sum divided by `n_tokens`.
+
+    Args:
+        hidden: last hidden states (B, L, D).
+        labels: (B, L).
+        head: hidden states (n, D) to logits (n, V). It sees counted positions alone, as rows of logits are long.
+    """
+    counted = labels[:, 1:] != IGNORED
+    logits, wanted = head(hidden[:, :-1][counted]).float(), labels[:, 1:][counted]
+    return F.cross_entropy(logits, wanted, reduction="sum") / (len(wanted) if n_tokens is None else n_tokens)
 
 
 def mask_losses(
@@ -58,6 +71,7 @@ def mask_losses(
     *,
     points: torch.Tensor | None = None,
     uniform: Uniform | None = None,
+    n_masks: float | None = None,
 ) -> MaskLosses:
     """Dice and cross entropy of every prediction of the `[SEG]` decoder.
 
@@ -66,10 +80,11 @@ def mask_losses(
         targets: (N, H, W) float, 1 inside; N masks in the order of the `[SEG]` labels of the batch.
         points: (L + 1, N, P, 2) as (x, y) in 0..1; drawn anew for each prediction where they are left out.
         uniform: source of random coordinates.
+        n_masks: what sums over masks are divided by; None = N.
     """
     draw = uniform or (lambda n, p: torch.rand(n, p, 2, device=predictions.device))
     dice, bce = [], []
-    n_masks = len(targets)
+    n_masks = len(targets) if n_masks is None else n_masks
     for index, logits in enumerate(predictions):
         chosen = points[index] if points is not None else uncertain_points(logits, config, draw)
         found, wanted = sample(logits, chosen), sample(targets, chosen)
@@ -77,7 +92,7 @@ def mask_losses(
         overlap = (2 * (shares * wanted).sum(dim=1) + 1) / (shares.sum(dim=1) + wanted.sum(dim=1) + 1)
         dice.append(config.dice_weight * (1 - overlap).sum() / (n_masks + 1e-4))
         errors = F.binary_cross_entropy_with_logits(found, wanted, reduction="sum")
-        bce.append(config.bce_weight * errors / (found.numel() + 1e-4))
+        bce.append(config.bce_weight * errors / (n_masks * found.shape[1] + 1e-4))
     return MaskLosses(torch.stack(dice), torch.stack(bce))
 
 

@@ -225,7 +225,7 @@ def base_config(goldens: Goldens) -> OmgLlavaConfig:
     assert {name: seg[name] for name in FIXED} == FIXED
     return OmgLlavaConfig(
         name="golden",
-        language=load_config("omg_llava_tiny").language,
+        language=load_config("omg_llava_bytes").language,
         image=ImageConfig(side=recorded["image_hw"][0]),
         backbone=BackboneConfig(
             tuple(recorded["backbone"]["depths"]),

@@ -89,7 +89,7 @@ def _stage_two(
             predictions.append(torch.stack([step.mask_logits[0, :, 0] for step in steps]))
     masks = torch.cat(predictions, dim=1)
     losses = mask_losses(masks, stage["gt_masks"], settings, points=_points(stage, len(masks)))
-    return text_loss(model.logits(hidden.last), batch.labels), losses, masks
+    return text_loss(hidden.last, batch.labels, model.logits), losses, masks
 
 
 def test_stage_two_and_its_gradients(
@@ -149,7 +149,7 @@ def test_stage_one(goldens: Any, model: OmgLlava, percepts: list[Percept]) -> No
     )
     placeholders.check_all_used()
     hidden = model.read(batch.embeds, batch.attention_mask, batch.position_ids)
-    stage.check("stage1_loss", text_loss(model.logits(hidden.last), batch.labels)[None])
+    stage.check("stage1_loss", text_loss(hidden.last, batch.labels, model.logits)[None])
     embeddings = torch.cat(
         [percept.objects[aligned_queries(percept.prior.owner, len(percept.prior.kept))] for percept in percepts]
     )

@@ -116,7 +116,7 @@ def _write_language_model(record: Record, folder: Path) -> None:
 def _config() -> OmgLlavaConfig:
     return OmgLlavaConfig(
         name="mini",
-        language=load_config("omg_llava_tiny").language,
+        language=load_config("omg_llava_bytes").language,
         image=ImageConfig(side=64),
         backbone=BackboneConfig(SIZES.depths, SIZES.widths, SIZES.clip),
         segmenter=SegmenterConfig(
