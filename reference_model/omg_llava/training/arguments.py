@@ -42,4 +42,15 @@ def add_train_arguments(commands: Any) -> None:
         "--checkpoint-minutes", type=float, default=5.0, metavar="N", help="between checkpoints (%(default)s)"
     )
     train.add_argument("--device", choices=("cpu",), help="cpu; left out: what accelerate finds")
+    train.add_argument(
+        "--part", type=_part, default=(1, 1), metavar="K/N", help="of a study: every N-th training, from the K-th on"
+    )
     train.add_argument("--seed", type=int, metavar="N", help="in place of the recipe's")
+
+
+def _part(text: str) -> tuple[int, int]:
+    """ "2/3" as (2, 3)."""
+    first, slash, last = text.partition("/")
+    if not (slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not K/N with 1 <= K <= N")
+    return int(first), int(last)

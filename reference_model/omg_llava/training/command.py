@@ -41,7 +41,8 @@ def _study(given: argparse.Namespace, ends: float | None) -> bool:
         if getattr(given, name) is not None:
             raise ModelError(f"--{name} for the study {study.name}", expected="a recipe: a study has its own")
     recipes = list(study.recipes())
-    for number, recipe in enumerate(recipes, start=1):
+    part, n_parts = given.part
+    for number, recipe in list(enumerate(recipes, start=1))[part - 1 :: n_parts]:
         print(f"{number} of {len(recipes)}: {recipe.name}, seed {recipe.seed}", file=sys.stderr, flush=True)
         if not _training(given, recipe, training_folder(given.out, recipe), ends):
             return False
@@ -59,6 +60,7 @@ def _training(given: argparse.Namespace, recipe: Recipe, out: Path, ends: float 
     minutes = None if ends is None else (ends - time.monotonic()) / 60
     if minutes is not None and minutes <= 0:
         return False
+    # The trainings of a study share their data.
     data_root = given.data_root or given.out / "data"
     settings = RunSettings(out, data_root, tuple(given.keep_out), minutes, given.checkpoint_minutes, given.device)
     run = TrainingRun(recipe, settings, _Progress())

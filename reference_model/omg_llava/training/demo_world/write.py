@@ -10,6 +10,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from omg_llava.training.demo_world import panoptic
 from omg_llava.training.demo_world.questions import questions
 from omgbench.data.scenes.build import make_scene
@@ -73,9 +75,17 @@ def write_demo_world(
     folder = data_root / FOLDER
     if n_scenes < 1:
         raise UserError(f"{n_scenes} scenes", expected="at least 1")
+    folder.mkdir(parents=True, exist_ok=True)
+    # Trainings that begin together write it once.
+    with FileLock(folder / ".lock"):
+        _write_world(folder, n_scenes, report)
+    return folder
+
+
+def _write_world(folder: Path, n_scenes: int, report: Callable[[int, int], None]) -> None:
     done = folder / f"complete_{DEMO_VERSION}_{n_scenes}"
     if done.exists():
-        return folder
+        return
     refuse_real_data(folder / _MARK_FILE)
     for other in folder.glob("complete_*"):
         other.unlink()
@@ -86,7 +96,6 @@ def write_demo_world(
             report(len(scenes), n_scenes)
     _write_annotations(folder, scenes)
     write_bytes(done, b"")
-    return folder
 
 
 def _write_scene(number: int, folder: Path) -> _Entries:
