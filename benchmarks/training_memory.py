@@ -25,7 +25,7 @@ from omg_llava.config import OmgLlavaConfig
 from omg_llava.features import VisualFeatures, clip_features
 from omg_llava.model import OmgLlava
 from omg_llava.positions import clip_code
-from omg_llava.training.losses import alignment_loss, mask_losses, text_loss
+from omg_llava.training.losses import alignment_loss, mask_losses
 from omg_llava.training.parts import train_only
 
 Precision = Literal["half", "autocast", "autocast over NF4"]
@@ -209,7 +209,9 @@ def _loss(model: OmgLlava, kind: StepKind, sample: Sample, n: int, live: LiveByt
     embeds.register_hook(live.begin_phase)
     states = model.read(embeds, seen, labels)
     states.last.register_hook(live.begin_phase)
-    loss = text_loss(states.last, labels, model.logits)
+    # Scores of every token, as if all were learned; the trainer makes those of answers alone and takes less.
+    scores = model.logits(states.last[:, :-1]).flatten(0, 1).float()
+    loss = F.cross_entropy(scores, labels[:, 1:].flatten())
     if kind.aligns:
         return loss + _alignment(model, queries.flatten(0, 1))
     if sample.n_segs:

@@ -295,7 +295,7 @@ def taken_apart(text: str) -> tuple[list[str], list[float]]:
     return re.sub(pattern, "#", text).split(), [float(item.replace(",", "")) for item in re.findall(pattern, text)]
 
 
-@pytest.mark.parametrize("name", ["training/recipes/omg_llava_7b.json", "training/loop.py", "training/run.py"])
+@pytest.mark.parametrize("name", ["training/recipes/omg_llava_7b.json", "training/run.py"])
 def test_files_of_the_page_exist(name: str) -> None:
     assert f"`{name}`" in PAGE.read_text(encoding="utf-8")
     assert (ROOT / "reference_model" / "omg_llava" / name).is_file()
