@@ -210,8 +210,8 @@ def _loss(model: OmgLlava, kind: StepKind, sample: Sample, n: int, live: LiveByt
     states = model.read(embeds, seen, labels)
     states.last.register_hook(live.begin_phase)
     # Scores of every token, as if all were learned; the trainer makes those of answers alone and takes less.
-    scores = model.logits(states.last[:, :-1]).flatten(0, 1).float()
-    loss = F.cross_entropy(scores, labels[:, 1:].flatten())
+    scores = model.logits(states.last)
+    loss = F.cross_entropy(scores[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
     if kind.aligns:
         return loss + _alignment(model, queries.flatten(0, 1))
     if sample.n_segs:
