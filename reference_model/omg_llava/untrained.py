@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,6 +51,14 @@ def byte_tokenizer() -> Any:
     return wrapped
 
 
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Within the block PyTorch draws from this seed; its global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def untrained_model(config: OmgLlavaConfig, *, seed: int = 0) -> tuple[OmgLlava, Any]:
     """A model of a configuration made for the byte tokenizer, with fresh weights and unit class embeddings at random.
 
@@ -57,8 +67,7 @@ def untrained_model(config: OmgLlavaConfig, *, seed: int = 0) -> tuple[OmgLlava,
     """
     if config.language.base_vocab != BYTE_VOCABULARY:
         raise ModelError(f"base_vocab is {config.language.base_vocab}", expected=str(BYTE_VOCABULARY))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_from(seed):
         model = OmgLlava(config)
         for class_set in model.class_sets.values():
             assert isinstance(class_set, ClassEmbeddings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from pycocotools import mask as coco_mask
 from omgbench.contract import Rle
 from omgbench.data.coco import Annotation, ImageRecord, Instances, Polygons, Rles, checked_file_name, read_instances
 from omgbench.errors import DataError
+
+from ..documents import Change, drop, put, repeat
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -117,43 +118,6 @@ def test_what_pycocotools_draws_nothing_for_is_kept(tmp_path: Path) -> None:
     assert segmentation_of(tmp_path, []) == Polygons(())
 
 
-Change = Callable[[dict[str, Any]], None]
-
-
-def put(*steps: Any) -> Change:
-    """A change that sets the value at a path of keys."""
-
-    def change(content: dict[str, Any]) -> None:
-        *path, last, value = steps
-        target: Any = content
-        for step in path:
-            target = target[step]
-        target[last] = value
-
-    return change
-
-
-def drop(*steps: Any) -> Change:
-    """A change that removes the key at a path of keys."""
-
-    def change(content: dict[str, Any]) -> None:
-        target: Any = content
-        for step in steps[:-1]:
-            target = target[step]
-        del target[steps[-1]]
-
-    return change
-
-
-def repeat(key: str, field: str, value: Any) -> Change:
-    """A change that appends an entry of the same id and other content."""
-
-    def change(content: dict[str, Any]) -> None:
-        content[key].append({**content[key][0], field: value})
-
-    return change
-
-
 IMAGE, ANNOTATION, CATEGORY = ("images", 0), ("annotations", 0), ("categories", 0)
 SEGMENTATION = (*ANNOTATION, "segmentation")
 
@@ -171,7 +135,7 @@ BAD_FILES: dict[str, tuple[Change, str]] = {
     "image without id": (drop(*IMAGE, "id"), r"'id' is missing\n.*images\[0\]"),
     "image id true": (put(*IMAGE, "id", True), "id is true"),
     "image id float": (put(*IMAGE, "id", 42.0), "id is 42.0"),
-    "image id used twice": (repeat("images", "height", 21), r"image id 42 is used twice\n.*images\[1\]"),
+    "image id used twice": (repeat(0, "images", "height", 21), r"image id 42 is used twice\n.*images\[1\]"),
     "height zero": (put(*IMAGE, "height", 0), "image of 0 x 30"),
     "width negative": (put(*IMAGE, "width", -5), "image of 20 x -5"),
     "height text": (put(*IMAGE, "height", "20"), "height is '20'"),
@@ -188,10 +152,10 @@ BAD_FILES: dict[str, tuple[Change, str]] = {
     "file_name surrogate": (put(*IMAGE, "file_name", "a\ud800.jpg"), "lone surrogates"),
     "category without name": (drop(*CATEGORY, "name"), r"'name' is missing\n.*categories\[0\]"),
     "category id text": (put(*CATEGORY, "id", "18"), "id is '18'"),
-    "category used twice": (repeat("categories", "name", "cat"), "category id 18 is used twice"),
+    "category used twice": (repeat(0, "categories", "name", "cat"), "category id 18 is used twice"),
     "annotation list": (put(*ANNOTATION, [1]), r"annotations\[0\]"),
     "annotation without id": (drop(*ANNOTATION, "id"), r"'id' is missing\n.*annotations\[0\]"),
-    "annotation used twice": (repeat("annotations", "area", 9), "annotation id 7 is used twice"),
+    "annotation used twice": (repeat(0, "annotations", "area", 9), "annotation id 7 is used twice"),
     "unknown image": (put(*ANNOTATION, "image_id", 43), "image_id 43 is not among the images"),
     "image id as text": (put(*ANNOTATION, "image_id", "42"), "image_id '42' is not among the images"),
     "category null": (put(*ANNOTATION, "category_id", None), "category_id is null"),

@@ -6,7 +6,6 @@ import copy
 import json
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,8 @@ from omgbench.data.panoptic import (
     read_segment_ids,
 )
 from omgbench.errors import DataError
+
+from ..documents import Change, drop, put, repeat
 
 HEIGHT, WIDTH = 6, 9
 CONTENT: dict[str, Any] = {
@@ -87,43 +88,6 @@ def test_a_missing_iscrowd_and_equal_repetitions_are_read(tmp_path: Path) -> Non
     assert len(file.images) == len(file.categories) == 2
 
 
-Change = Callable[[dict[str, Any]], None]
-
-
-def put(*steps: Any) -> Change:
-    """A change that sets the value at a path of keys."""
-
-    def change(content: dict[str, Any]) -> None:
-        *path, last, value = steps
-        target: Any = content
-        for step in path:
-            target = target[step]
-        target[last] = value
-
-    return change
-
-
-def drop(*steps: Any) -> Change:
-    """A change that removes the key at a path of keys."""
-
-    def change(content: dict[str, Any]) -> None:
-        target: Any = content
-        for step in steps[:-1]:
-            target = target[step]
-        del target[steps[-1]]
-
-    return change
-
-
-def repeat(key: str, field: str, value: Any) -> Change:
-    """A change that appends the second entry once more, with one field changed."""
-
-    def change(content: dict[str, Any]) -> None:
-        content[key].append({**content[key][1], field: value})
-
-    return change
-
-
 IMAGE, ANNOTATION, CATEGORY = ("images", 0), ("annotations", 1), ("categories", 1)
 SEGMENT = (*ANNOTATION, "segments_info", 1)
 
@@ -135,14 +99,14 @@ BAD_FILES: dict[str, tuple[Change, str]] = {
     "image null": (put(*IMAGE, None), r"images\[0\]"),
     "image without height": (drop(*IMAGE, "height"), r"'height' is missing\n.*images\[0\]"),
     "image bomb": (put(*IMAGE, "height", 2**28), "1 to 268435456 pixels"),
-    "image used twice": (repeat("images", "height", 9), r"image id 'b' is used twice\n.*images\[3\]"),
+    "image used twice": (repeat(1, "images", "height", 9), r"image id 'b' is used twice\n.*images\[3\]"),
     "image climbs out": (put(*IMAGE, "file_name", "../../etc/passwd"), "inside its folder"),
     "category number": (put(*CATEGORY, 5), r"found 5\n.*categories\[1\]"),
     "category without name": (drop(*CATEGORY, "name"), r"'name' is missing\n.*categories\[1\]"),
     "category without isthing": (drop(*CATEGORY, "isthing"), "'isthing' is missing"),
     "isthing text": (put(*CATEGORY, "isthing", "0"), "isthing is '0'"),
     "isthing 2": (put(*CATEGORY, "isthing", 2), "isthing is 2"),
-    "category used twice": (repeat("categories", "isthing", 1), "category id 200 is used twice"),
+    "category used twice": (repeat(1, "categories", "isthing", 1), "category id 200 is used twice"),
     "annotation null": (put(*ANNOTATION, None), r"annotations\[1\]"),
     "annotation without image": (drop(*ANNOTATION, "image_id"), "'image_id' is missing"),
     "annotation of a float": (put(*ANNOTATION, "image_id", 139.0), "image_id is 139.0"),

@@ -18,6 +18,7 @@ from torch import nn
 
 from omg_llava.model import OmgLlava
 from omg_llava.training.data.panoptic import PanopticData, PanopticSample
+from omg_llava.training.moving import Movable
 from omg_llava.training.word_vectors import WordVectors
 
 _SCALE = 20.0
@@ -25,19 +26,12 @@ _SCALE = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class ClipBatch:
+class ClipBatch(Movable):
     """Pictures (B, 3, S, S); the masks (n_i, S / 2, S / 2) and names (n_i,) of each one's segments."""
 
     pixels: torch.Tensor
     masks: tuple[torch.Tensor, ...]
     names: tuple[torch.Tensor, ...]
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> ClipBatch:
-        """The same on a device."""
-        masks, names = (
-            tuple(item.to(device, non_blocking=non_blocking) for item in items) for items in (self.masks, self.names)
-        )
-        return ClipBatch(self.pixels.to(device, non_blocking=non_blocking), masks, names)
 
 
 class ClipSource:

@@ -108,7 +108,6 @@ def _check_libraries() -> None:
 
 def _write_demo_world(data_root: Path, n_scenes: int) -> None:
     from omg_llava.training.demo_world.write import write_demo_world
-    from omgbench.errors import UserError
 
     told = time.monotonic()
 
@@ -118,10 +117,7 @@ def _write_demo_world(data_root: Path, n_scenes: int) -> None:
             told = time.monotonic()
             print(f"demo world: {done} of {of} scenes written", file=sys.stderr, flush=True)
 
-    try:
-        write_demo_world(data_root, n_scenes, report)
-    except UserError as error:
-        raise ModelError(error.found, expected=error.expected, where=error.where, hint=error.hint) from error
+    write_demo_world(data_root, n_scenes, report)
 
 
 class _Progress:

@@ -17,6 +17,7 @@ from omg_llava.conversation import TEMPLATES, ChatTemplate
 from omg_llava.errors import ModelError
 from omg_llava.preprocessing import SquareFrame, square_pixels
 from omg_llava.prompts import prompt_sets
+from omg_llava.training.moving import Movable
 from omg_llava.training.samples import Exchange, TrainingSample
 from omg_llava.visual_prompts import PromptSet
 from omg_llava.vocabulary import IGNORED, IMAGE, MARK
@@ -43,7 +44,7 @@ class EncodedSample:
 
 
 @dataclass(frozen=True, slots=True)
-class LanguageBatch:
+class LanguageBatch(Movable):
     """Encoded samples, right-padded.
 
     Attributes:
@@ -59,22 +60,6 @@ class LanguageBatch:
     prompts: tuple[tuple[tuple[list[int], PromptSet], ...], ...]
     is_mark: tuple[torch.Tensor, ...]
     masks: tuple[torch.Tensor, ...]
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> LanguageBatch:
-        """The same on a device."""
-        prompts = tuple(
-            tuple((places, PromptSet(s.kind, s.values.to(device), s.input_hw, s.place_hw)) for places, s in of_sample)
-            for of_sample in self.prompts
-        )
-        return LanguageBatch(
-            ids=self.ids.to(device, non_blocking=non_blocking),
-            labels=self.labels.to(device, non_blocking=non_blocking),
-            attention_mask=self.attention_mask.to(device, non_blocking=non_blocking),
-            pixels=self.pixels.to(device, non_blocking=non_blocking),
-            prompts=prompts,
-            is_mark=tuple(item.to(device) for item in self.is_mark),
-            masks=tuple(item.to(device) for item in self.masks),
-        )
 
 
 class Encoder:

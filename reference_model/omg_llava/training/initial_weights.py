@@ -1,8 +1,13 @@
-"""Where training from nothing starts: transformers' fresh weights, but for what only pretrained parts can bear."""
+"""Where training starts: from nothing, over another model's perception, or from a model's weights.
+
+From nothing means transformers' fresh weights, but for what only pretrained parts can bear.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,16 +16,17 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention as DeformableAttention,
 )
 
+from omg_llava.checkpoint import load_model
 from omg_llava.config import OmgLlavaConfig
 from omg_llava.errors import ModelError
 from omg_llava.model import ClassEmbeddings, OmgLlava
 from omg_llava.training.word_vectors import WordVectors
+from omg_llava.untrained import drawn_from
 
 
 def fresh_model(config: OmgLlavaConfig, vectors: WordVectors, seed: int) -> OmgLlava:
     """A model to train from nothing, its label spaces embedded by `vectors`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_from(seed):
         model = OmgLlava(config)
         _open_residual_branches(model.perception.backbone)
         for module in model.perception.pixel_decoder.modules():
@@ -39,8 +45,7 @@ def with_perception_of(donor: OmgLlava, config: OmgLlavaConfig, seed: int) -> Om
     Raises:
         ModelError: the perception parts are of unlike sizes.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_from(seed):
         model = OmgLlava(config)
     for name in ("perception", "class_sets"):
         try:
@@ -48,6 +53,34 @@ def with_perception_of(donor: OmgLlava, config: OmgLlavaConfig, seed: int) -> Om
         except RuntimeError as error:
             raise ModelError(f"the {name} of {donor.config.name} do not fit: {error}", where=config.name) from None
     return model
+
+
+def continued_model(folder: Path, config: OmgLlavaConfig, seed: int) -> tuple[OmgLlava, Any]:
+    """The weights in a folder as a model of the recipe's options; what is new there starts fresh.
+
+    Language model and label spaces are the folder's own.
+
+    Raises:
+        ModelError: weights that have no place in such a model, or another shape.
+    """
+    start, tokenizer = load_model(folder, dtype=torch.float32)
+    language = dataclasses.replace(start.config.language, lora=config.language.lora or start.config.language.lora)
+    config = dataclasses.replace(
+        config,
+        language=language,
+        class_sets=start.config.class_sets,
+        prior_class_set=start.config.prior_class_set,
+    )
+    with drawn_from(seed):
+        model = OmgLlava(config)
+    own = model.state_dict()
+    for name, tensor in start.state_dict().items():
+        # Adapters move the weight that they adapt.
+        place = name if name in own else ".base_layer.".join(name.rsplit(".", 1))
+        if place not in own or own[place].shape != tensor.shape:
+            raise ModelError(f"{name} of shape {tuple(tensor.shape)} has no place in {config.name}", where=str(folder))
+        own[place].copy_(tensor)
+    return model, tokenizer
 
 
 def _open_residual_branches(backbone: nn.Module) -> None:

@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,12 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from omg_llava.errors import ModelError
 from omg_llava.training.order import ShuffledOrder
-from omg_llava.training.parts import trained_weights
+from omg_llava.training.parts import load_trained, save_trained
 from omg_llava.training.recipe import StageRecipe
 
 CHECKPOINTS_KEPT = 2
 _STATE_FILE = "progress.json"
-_WEIGHTS_FILE = "trained.pt"
+_WEIGHTS_FILE = "trained.safetensors"
 
 
 class Source(Protocol):
@@ -229,8 +230,6 @@ class StageLoop:
 
     def _gradients_stay_here(self, is_last: bool) -> Any:
         """Processes exchange gradients with the last micro-batch only."""
-        from contextlib import nullcontext
-
         return nullcontext() if is_last else self.accelerator.no_sync(self.objective)
 
     def _batches(self) -> Iterator[Any]:
@@ -281,16 +280,10 @@ def _save_trained_only(models: list[nn.Module], weights: list[Any], folder: str)
     from accelerate import PartialState
 
     weights.clear()
-    if not PartialState().is_main_process:
-        return
-    for model in models:
-        torch.save(trained_weights(model), Path(folder) / _WEIGHTS_FILE)
+    if PartialState().is_main_process:
+        [model] = models
+        save_trained(model, Path(folder) / _WEIGHTS_FILE)
 
 
 def _load_trained_only(models: list[nn.Module], folder: str) -> None:
-    while models:
-        model = models.pop()
-        own = dict(model.named_parameters())
-        with torch.no_grad():
-            for name, tensor in torch.load(Path(folder) / _WEIGHTS_FILE, weights_only=True).items():
-                own[name].copy_(tensor)
+    load_trained(models.pop(), Path(folder) / _WEIGHTS_FILE)

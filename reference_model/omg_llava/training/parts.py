@@ -48,7 +48,7 @@ def trained_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_trained(model: OmgLlava, path: Path) -> None:
+def save_trained(model: torch.nn.Module, path: Path) -> None:
     """Write the trained parameters; the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.tmp")

@@ -22,6 +22,7 @@ from omg_llava.features import VisualFeatures
 from omg_llava.model import OmgLlava
 from omg_llava.training.data.panoptic import Framing, PanopticData, PanopticSample, padded
 from omg_llava.training.losses import MaskLossConfig, mask_losses
+from omg_llava.training.moving import Movable
 from omg_llava.visual_prompts import PromptSet
 
 CLASS_WEIGHT, MASK_WEIGHT, DICE_WEIGHT, VOID_WEIGHT, SCORE_WEIGHT = 2.0, 5.0, 5.0, 0.1, 2.0
@@ -49,30 +50,10 @@ class PerceptionOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class PerceptionBatch:
+class PerceptionBatch(Movable):
     """Samples of one framing."""
 
     samples: tuple[PanopticSample, ...]
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> PerceptionBatch:
-        """The same on a device."""
-
-        def moved(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
-
-        samples = (
-            PanopticSample(
-                moved(s.pixels),
-                moved(s.masks),
-                moved(s.classes),
-                s.prompt_kind,
-                moved(s.prompts),
-                moved(s.prompted),
-                s.place_hw,
-            )
-            for s in self.samples
-        )
-        return PerceptionBatch(tuple(samples))
 
 
 class PerceptionSource:

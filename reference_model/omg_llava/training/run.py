@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 import threading
@@ -19,17 +18,18 @@ from torch import nn
 
 from omg_llava.bundled import bundled_folder
 from omg_llava.checkpoint import config_path, load_model, save_model
-from omg_llava.config import OmgLlavaConfig, build_from_json, read_config
+from omg_llava.config import build_from_json, read_config
 from omg_llava.errors import ModelError
 from omg_llava.files.tokenizer import load_tokenizer, save_tokenizer
 from omg_llava.lora import without_lora
 from omg_llava.model import OmgLlava
+from omg_llava.open_vocabulary import synonyms
 from omg_llava.quantization import quantize_4bit
 from omg_llava.training.clip import ClipObjective, ClipSource
 from omg_llava.training.data.mixture import read_mixture
 from omg_llava.training.data.panoptic import PanopticData
 from omg_llava.training.encoding import Encoder
-from omg_llava.training.initial_weights import fresh_model, with_perception_of
+from omg_llava.training.initial_weights import continued_model, fresh_model, with_perception_of
 from omg_llava.training.language import LanguageObjective, LanguageOptions, LanguageSource
 from omg_llava.training.leakage import refuse_evaluation_pictures
 from omg_llava.training.loop import Source, StageLoop, StepReport
@@ -81,6 +81,7 @@ class TrainingRun:
         self._deadline = None if settings.minutes is None else time.monotonic() + 60 * settings.minutes
         self._stopped = threading.Event()
         self._families: dict[str, Family] = {}
+        self._panoptic_data: dict[tuple[tuple[str, Path], ...], PanopticData] = {}
         self._check_folder()
         self.log = RunLog(settings.folder / LOG_FILE)
 
@@ -175,7 +176,7 @@ class TrainingRun:
     def _starting_point(self) -> tuple[OmgLlava, Any]:
         """The model before the first stage, and its tokenizer."""
         if self.recipe.start is not None:
-            return _started(Path(self.recipe.start), self.config, self.recipe.seed)
+            return continued_model(Path(self.recipe.start), self.config, self.recipe.seed)
         if self.recipe.perception_from is not None:
             donor, tokenizer = load_model(_named_folder(self.recipe.perception_from), dtype=torch.float32)
             if donor.config.language.base_vocab != self.config.language.base_vocab:
@@ -202,7 +203,7 @@ class TrainingRun:
     @cached_property
     def _word_vectors(self) -> WordVectors:
         """Vectors of all words in the model's label spaces and in the classes of perception training."""
-        names = [item for s in self.config.class_sets for c in s.classes for item in c.prompt.split(",")]
+        names = [name for s in self.config.class_sets for c in s.classes for name in synonyms(c.prompt)]
         for stage in self.recipe.stages:
             if stage.objective in PANOPTIC_OBJECTIVES:
                 names += self._panoptic(stage).class_names
@@ -228,7 +229,7 @@ class TrainingRun:
             if stage.objective in PANOPTIC_OBJECTIVES:
                 continue
             mixture = self._mixture(stage)
-            random = np.random.RandomState(self.recipe.seed % 2**32)
+            random = np.random.RandomState(self.recipe.seed)
             for index in random.permutation(len(mixture))[:TOKENIZER_SAMPLES]:
                 for exchange in mixture.sample(int(index), random).exchanges:
                     yield exchange.question
@@ -301,38 +302,12 @@ class TrainingRun:
         missing = [role for role in ("annotations", "segments", "images") if role not in files]
         if missing:
             raise ModelError(f"no {missing[0]!r} among the files", where=f"stage {stage.name}, family panoptic")
-        return PanopticData.from_files(files, self.config.image)
+        key = tuple(sorted(files.items()))
+        if key not in self._panoptic_data:
+            self._panoptic_data[key] = PanopticData.from_files(files, self.config.image)
+        return self._panoptic_data[key]
 
 
 def _named_folder(name: str) -> Path:
     folder = bundled_folder(name)
     return folder if folder.is_dir() else Path(name)
-
-
-def _started(folder: Path, config: OmgLlavaConfig, seed: int) -> tuple[OmgLlava, Any]:
-    """The weights in a folder as a model of the recipe's options; what is new there starts fresh.
-
-    Language model and label spaces are the folder's own.
-
-    Raises:
-        ModelError: weights that have no place in such a model, or another shape.
-    """
-    start, tokenizer = load_model(folder, dtype=torch.float32)
-    language = dataclasses.replace(start.config.language, lora=config.language.lora or start.config.language.lora)
-    config = dataclasses.replace(
-        config,
-        language=language,
-        class_sets=start.config.class_sets,
-        prior_class_set=start.config.prior_class_set,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = OmgLlava(config)
-    own = model.state_dict()
-    for name, tensor in start.state_dict().items():
-        # Adapters move the weight that they adapt.
-        place = name if name in own else ".base_layer.".join(name.rsplit(".", 1))
-        if place not in own or own[place].shape != tensor.shape:
-            raise ModelError(f"{name} of shape {tuple(tensor.shape)} has no place in {config.name}", where=str(folder))
-        own[place].copy_(tensor)
-    return model, tokenizer

@@ -36,7 +36,9 @@ class Study:
     """A study.
 
     Attributes:
-        recipe: trained for every variant and seed.
+        recipe: trained for every variant and seed, as far as `steps` names its stages.
+        steps: of each stage that is trained.
+        perception_from: whose perception all variants share; see `Recipe`.
         tasks: what `--tasks` of `omgbench run` takes.
         run_options: further words for `omgbench run`.
     """
@@ -47,11 +49,15 @@ class Study:
     seeds: tuple[int, ...]
     variants: tuple[Variant, ...]
     tasks: str
+    steps: Mapping[str, int]
+    perception_from: str
     run_options: tuple[str, ...] = ()
 
     def recipes(self) -> Iterator[Recipe]:
         """One recipe per training, seeds outermost, so that a study stopped early has whole tables of fewer seeds."""
-        base = find_recipe(self.recipe)
+        whole = find_recipe(self.recipe)
+        stages = [dataclasses.replace(s, steps=self.steps[s.name]) for s in whole.stages if s.name in self.steps]
+        base = dataclasses.replace(whole, stages=tuple(stages), perception_from=self.perception_from)
         for seed in self.seeds:
             for variant in self.variants:
                 changes = {"ablation": variant.ablation, "changes": variant.changes, "seed": seed}

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from omg_llava.config import ClassSetConfig
 from omg_llava.errors import ModelError
+from omg_llava.open_vocabulary import synonyms
 
 
 class WordVectors:
@@ -48,11 +49,11 @@ class WordVectors:
         """(K, P, D) for a label space, synonyms padded by repeating the first."""
         rows = []
         for item in class_set.classes:
-            synonyms = [synonym.strip() for synonym in item.prompt.split(",")]
-            if len(synonyms) > class_set.n_prototypes:
+            names = synonyms(item.prompt)
+            if len(names) > class_set.n_prototypes:
                 raise ModelError(
-                    f"class {item.name!r} has {len(synonyms)} synonyms", expected=f"at most {class_set.n_prototypes}"
+                    f"class {item.name!r} has {len(names)} synonyms", expected=f"at most {class_set.n_prototypes}"
                 )
-            padded = synonyms + synonyms[:1] * (class_set.n_prototypes - len(synonyms))
-            rows.append(torch.stack([self.of(synonym) for synonym in padded]))
+            padded = names + names[:1] * (class_set.n_prototypes - len(names))
+            rows.append(torch.stack([self.of(name) for name in padded]))
         return torch.stack(rows)

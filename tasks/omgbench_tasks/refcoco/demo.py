@@ -10,10 +10,11 @@ from typing import Any, Literal, NamedTuple
 
 from omgbench.data.scenes.build import make_scene
 from omgbench.data.scenes.checker import refers_only_to
-from omgbench.data.scenes.coco import instance_fields, mask_to_segmentation
+from omgbench.data.scenes.coco import mask_to_segmentation
 from omgbench.data.scenes.draws import Draws
 from omgbench.data.scenes.files import demo_info, refuse_real_data, write_jpeg, write_json, write_pickle
 from omgbench.data.scenes.query import Noun, Query
+from omgbench.data.scenes.refer_entries import ref_entry, thing_annotation
 from omgbench.data.scenes.referring import referring_expressions
 from omgbench.data.scenes.seeds import SCENES_PER_STREAM, evaluation_seeds
 from omgbench.data.scenes.vocabulary import ANGULAR_SHAPES, ROUND_SHAPES, SHAPES
@@ -178,14 +179,9 @@ class _Collection:
         self.images.append({"file_name": name, "height": scene.height, "width": scene.width, "id": image_id})
         first_annotation_id = 10 * self.layout.first_image_id + len(self.annotations)
         for index, thing in enumerate(scene.objects):
+            segmentation = mask_to_segmentation(thing.mask)
             self.annotations.append(
-                {
-                    "segmentation": mask_to_segmentation(thing.mask),
-                    **instance_fields(thing.mask),
-                    "image_id": image_id,
-                    "category_id": SHAPES.index(thing.shape) + 1,
-                    "id": first_annotation_id + index,
-                }
+                thing_annotation(thing, segmentation, image_id=image_id, annotation_id=first_annotation_id + index)
             )
         for target in targets:
             self._add_ref(target, split, image_id, first_annotation_id + target.thing.id - 1)
@@ -193,17 +189,15 @@ class _Collection:
     def _add_ref(self, target: _Target, split: str, image_id: int, annotation_id: int) -> None:
         sentences = [self._sentence(text) for text in target.texts]
         self.refs.append(
-            {
-                "sent_ids": [sentence["sent_id"] for sentence in sentences],
-                # The number after the image's is in the official files, too; no image file has such a name.
-                "file_name": f"COCO_train2014_{image_id:012d}_{target.thing.id}.jpg",
-                "ann_id": annotation_id,
-                "ref_id": len(self.refs),
-                "image_id": image_id,
-                "split": split,
-                "sentences": sentences,
-                "category_id": SHAPES.index(target.thing.shape) + 1,
-            }
+            ref_entry(
+                target.thing,
+                sentences,
+                file_name=f"COCO_train2014_{image_id:012d}_{target.thing.id}.jpg",
+                ref_id=len(self.refs),
+                annotation_id=annotation_id,
+                image_id=image_id,
+                split=split,
+            )
         )
 
     def _sentence(self, text: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import pytest
 from omg_llava.config import LoraConfig, TrainedBy, config_names, load_config
 from omg_llava.errors import ModelError
 from omg_llava.training.recipe import DataRecipe, Recipe, StageRecipe, find_recipe, parse_recipe, recipe_names
+
+from ...documents import Change, drop, put
 
 CONTENT: dict[str, Any] = {
     "name": "my_run",
@@ -108,34 +109,6 @@ def test_a_file_without_a_recipe_is_a_model_error(tmp_path: Path, text: str) -> 
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ModelError, match=r"mine\.json"):
         find_recipe(str(path))
-
-
-Change = Callable[[dict[str, Any]], None]
-
-
-def put(*steps: Any) -> Change:
-    """A change that sets the value at a path of keys."""
-
-    def change(content: dict[str, Any]) -> None:
-        *path, last, value = steps
-        target: Any = content
-        for step in path:
-            target = target[step]
-        target[last] = value
-
-    return change
-
-
-def drop(*steps: Any) -> Change:
-    """A change that removes the key at a path of keys."""
-
-    def change(content: dict[str, Any]) -> None:
-        target: Any = content
-        for step in steps[:-1]:
-            target = target[step]
-        del target[steps[-1]]
-
-    return change
 
 
 STAGE = ("stages", 0)

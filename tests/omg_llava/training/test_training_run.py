@@ -267,7 +267,7 @@ def test_the_decoder_of_seg_begins_as_a_copy_of_the_trained_one(whole: Path, dem
     for name in STAGES[:-1]:
         shutil.copy(whole / "stages" / f"{name}.safetensors", tmp_path / "stages")
     assert not training(tmp_path, demo_root, small_recipe(), minutes=1e-9).run()
-    began = torch.load(tmp_path / "checkpoints/stage2/step_00000000/trained.pt", weights_only=True)
+    began = load_file(tmp_path / "checkpoints/stage2/step_00000000/trained.safetensors")
     seen = load_file(whole / "stages/perception.safetensors")
     own = {name.partition(OWN)[2]: value for name, value in began.items() if OWN in name}
     assert len(own) > 20
@@ -293,7 +293,7 @@ def test_a_run_may_start_from_a_model(whole: Path, demo_root: Path, tmp_path: Pa
 
 def test_a_decoder_of_the_start_is_not_begun_again(whole: Path, demo_root: Path, tmp_path: Path) -> None:
     assert not training(tmp_path, demo_root, start_content(whole, "stage2"), minutes=1e-9).run()
-    began = torch.load(tmp_path / "checkpoints/stage2/step_00000000/trained.pt", weights_only=True)
+    began = load_file(tmp_path / "checkpoints/stage2/step_00000000/trained.safetensors")
     first = weights_of(whole)
     own = {name.partition(OWN)[2]: value for name, value in began.items() if OWN in name}
     assert own and all(torch.equal(value, first[OWN + name]) for name, value in own.items())

@@ -15,9 +15,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from omg_llava.config import AnswerFormat
-from omg_llava.training.data.grounded_caption import GroundedCaption, picture_size
+from omg_llava.training.data.grounded_caption import GroundedCaption
 from omg_llava.training.data.grounded_files import read_flickr, read_grandf, read_refcocog
 from omg_llava.training.data.options import no_options
+from omg_llava.training.data.picture_size import picture_size
 from omg_llava.training.samples import Exchange, TrainingSample
 from omg_llava.wording import GROUNDED_CAPTION
 from omgbench.errors import DataError

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from omg_llava.vocabulary import ADDED_TOKENS, P_CLOSE, P_OPEN, SEG
 from omgbench.data.coco import Segmentation
 from omgbench.data.jsonfile import checked, shown
 from omgbench.data.parts import part_counts
 from omgbench.errors import DataError
-
-_FEWEST_POLYGON_NUMBERS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +84,3 @@ def span_of(value: object, where: str) -> tuple[int, int]:
     if len(pair) != 2:
         raise DataError(f"span is {shown(pair)}", expected="[start, end]", where=where)
     return checked(pair[0], int, "start of the span", where), checked(pair[1], int, "end of the span", where)
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a picture, from its header. Raises `DataError`."""
-    try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
-    except FileNotFoundError:
-        raise DataError("the picture is not there", where=str(path)) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"the picture cannot be read: {error}", expected="an image file", where=str(path)) from None

@@ -42,11 +42,15 @@ class Mixture:
 
 
 class _Roles(dict[str, Path]):
-    """Files by role, and which roles were asked for."""
+    """Files of a data set by role, and which roles were asked for. Raises `ModelError` for one that is missing."""
 
-    def __init__(self, files: dict[str, Path]) -> None:
+    def __init__(self, files: dict[str, Path], family: str) -> None:
         super().__init__(files)
+        self.family = family
         self.asked: set[str] = set()
+
+    def __missing__(self, role: str) -> Path:
+        raise ModelError(f"no {role!r} among the files", where=f"data of family {self.family}")
 
     def __getitem__(self, role: str) -> Path:
         self.asked.add(role)
@@ -90,11 +94,8 @@ def _read(recipe: DataRecipe, data_root: Path, answers: AnswerFormat) -> Family:
     for role, path in files.items():
         if not path.exists():
             raise ModelError(f"{path} is not there", expected=f"the {role} of {recipe.family}", hint="--data-root")
-    asked = _Roles(files)
-    try:
-        family = load_family(recipe.family).from_files(asked, recipe.options, answers)
-    except KeyError as error:
-        raise ModelError(f"no {error.args[0]!r} among the files", where=f"data of family {recipe.family}") from None
+    asked = _Roles(files, recipe.family)
+    family = load_family(recipe.family).from_files(asked, recipe.options, answers)
     unknown = sorted(set(files) - asked.asked)
     if unknown:
         raise ModelError(

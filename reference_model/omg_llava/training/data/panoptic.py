@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from omg_llava.config import ImageConfig
-from omg_llava.preprocessing import CornerFrame, SquareFrame, corner_pixels, square_pixels
+from omg_llava.preprocessing import CornerFrame, SquareFrame, corner_pixels, rgb, square_pixels
 from omg_llava.visual_prompts import PromptKind
 from omgbench.data.panoptic import PanopticFile, PanopticImage, read_panoptic, read_segment_ids
 from omgbench.errors import DataError
@@ -118,7 +118,7 @@ class PanopticData:
         record, path = self.file.images[index].image, self.path(index)
         try:
             with Image.open(path) as opened:
-                image = opened.convert("RGB")
+                image = rgb(opened)
         # Decoders meet damage with exceptions of every kind.
         except Exception as error:
             raise DataError(f"the picture cannot be read: {error}", where=str(path)) from None

@@ -19,8 +19,8 @@ from PIL import Image
 
 from omg_llava.config import AnswerFormat
 from omg_llava.errors import ModelError
-from omg_llava.training.data.grounded_caption import picture_size
 from omg_llava.training.data.options import read_options
+from omg_llava.training.data.picture_size import picture_size
 from omg_llava.training.samples import Exchange, TrainingSample
 from omg_llava.training.wording_of_training import segment_answer, segment_question
 from omg_llava.vocabulary import ADDED_TOKENS

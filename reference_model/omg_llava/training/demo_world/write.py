@@ -16,9 +16,10 @@ from omg_llava.training.demo_world import panoptic
 from omg_llava.training.demo_world.questions import questions
 from omgbench.data.scenes.build import make_scene
 from omgbench.data.scenes.caption import GroundedCaption, describe
-from omgbench.data.scenes.coco import instance_fields, mask_to_rle
+from omgbench.data.scenes.coco import mask_to_rle
 from omgbench.data.scenes.draws import Draws
 from omgbench.data.scenes.files import demo_info, refuse_real_data, write_bytes, write_jpeg, write_json, write_pickle
+from omgbench.data.scenes.refer_entries import ref_entry, thing_annotation
 from omgbench.data.scenes.referring import STYLES, referring_expressions
 from omgbench.data.scenes.seeds import DEMO_VERSION, TRAINING_SEEDS
 from omgbench.data.scenes.vocabulary import SHAPES
@@ -129,13 +130,8 @@ def _entries(scene: Scene, number: int, file_name: str) -> _Entries:
 
 def _thing(scene: Scene, number: int, index: int) -> dict[str, Any]:
     thing = scene.objects[index]
-    return {
-        "segmentation": [mask_to_rle(thing.mask)],
-        **instance_fields(thing.mask),
-        "image_id": number,
-        "category_id": SHAPES.index(thing.shape) + 1,
-        "id": 10 * number + index,
-    }
+    segmentation = [mask_to_rle(thing.mask)]
+    return thing_annotation(thing, segmentation, image_id=number, annotation_id=10 * number + index)
 
 
 def _refs(scene: Scene, number: int, style: Any) -> list[dict[str, Any]]:
@@ -145,20 +141,19 @@ def _refs(scene: Scene, number: int, style: Any) -> list[dict[str, Any]]:
         if not texts:
             continue
         sentences = [
-            {"tokens": text.split(), "raw": text, "sent": text, "sent_id": 100 * number + 10 * index + place}
+            {"tokens": text.split(), "raw": text, "sent_id": 100 * number + 10 * index + place, "sent": text}
             for place, text in enumerate(texts)
         ]
         refs.append(
-            {
-                "sent_ids": [sentence["sent_id"] for sentence in sentences],
-                "file_name": f"{number:012d}_{index}.jpg",
-                "ann_id": 10 * number + index,
-                "ref_id": 10 * number + index,
-                "image_id": number,
-                "split": "train",
-                "sentences": sentences,
-                "category_id": SHAPES.index(thing.shape) + 1,
-            }
+            ref_entry(
+                thing,
+                sentences,
+                file_name=f"{number:012d}_{index}.jpg",
+                ref_id=10 * number + index,
+                annotation_id=10 * number + index,
+                image_id=number,
+                split="train",
+            )
         )
     return refs
 
